@@ -1,0 +1,2 @@
+//! A virtual router's boot loader.
+fn main() {}

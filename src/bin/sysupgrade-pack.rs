@@ -1,0 +1,2 @@
+//! The `sysupgrade-pack` command.
+fn main() {}

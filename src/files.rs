@@ -1,0 +1,636 @@
+//! The only place that changes a file system.
+//!
+//! Three ways of writing, each with one durability:
+//!
+//! * [`NewFile`]: a file that appears whole under its name or not at all
+//!   (temporary name, fsync, rename, fsync of the directory);
+//! * [`InPlace`]: an existing file or block device that is written at offsets and synced by its user;
+//! * the tree functions ([`make_dir`], [`symlink`], [`remove_tree`], ...): not durable by themselves,
+//!   for building a tree that [`sync_tree`] and then [`rename`] make real.
+//!
+//! Errors carry the verb and the path. With the feature `powercut` every change is recorded, see
+//! [`trace`].
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{
+    DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt,
+};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, Mode, OFlags};
+use thiserror::Error;
+
+#[cfg(feature = "powercut")]
+pub mod trace;
+
+/// Tells the recorder of the power-cut tests; nothing in a router's binary.
+macro_rules! record {
+    ($op:expr) => {
+        #[cfg(feature = "powercut")]
+        trace::push(|| {
+            #[allow(unused_imports, reason = "not every operation needs every name")]
+            use trace::Op::*;
+            $op
+        });
+    };
+}
+
+/// An operation on a file that failed.
+#[derive(Debug, Error)]
+#[error("cannot {verb} {}", path.display())]
+pub struct FileError {
+    /// What was attempted: `read`, `write`, `rename`, ...
+    pub verb: &'static str,
+    /// On what.
+    pub path: PathBuf,
+    /// Why it failed.
+    #[source]
+    pub source: io::Error,
+}
+
+impl FileError {
+    /// For `map_err`: `File::open(p).map_err(FileError::at("open", p))`.
+    pub fn at<E: Into<io::Error>>(verb: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
+        let path = path.to_owned();
+        move |source| Self {
+            verb,
+            path,
+            source: source.into(),
+        }
+    }
+
+    /// True if the file or a directory on the way to it does not exist.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// Result of a file operation.
+pub type Result<T> = std::result::Result<T, FileError>;
+
+/// Reads a whole file of at most `max` bytes.
+///
+/// # Errors
+/// Also when the file is longer than `max`.
+pub fn read(path: &Path, max: u64) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(FileError::at("open", path))?;
+    let mut bytes = Vec::new();
+    file.take(max + 1)
+        .read_to_end(&mut bytes)
+        .map_err(FileError::at("read", path))?;
+    if bytes.len() as u64 > max {
+        let source = io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("longer than {max} bytes"),
+        );
+        return Err(FileError {
+            verb: "read",
+            path: path.to_owned(),
+            source,
+        });
+    }
+    Ok(bytes)
+}
+
+/// [`read`], or `None` if there is no such file.
+///
+/// # Errors
+/// As [`read`], but for a file that does not exist.
+pub fn read_if_exists(path: &Path, max: u64) -> Result<Option<Vec<u8>>> {
+    match read(path, max) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A file that appears whole under its name, or not at all.
+///
+/// It grows under a temporary name beside its place. Dropped before [`commit`](Self::commit), it is
+/// removed; after a power cut the temporary name may remain, and the next `create` reuses it.
+#[derive(Debug)]
+pub struct NewFile {
+    path: PathBuf,
+    temporary: PathBuf,
+    file: Option<File>,
+    len: u64,
+}
+
+impl NewFile {
+    /// Opens the temporary file, `.NAME.new` in the same directory, with these permission bits.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn create(path: &Path, mode: u32) -> Result<Self> {
+        let mut name = OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        name.push(".new");
+        let temporary = path.with_file_name(name);
+        if fs::symlink_metadata(&temporary).is_ok() {
+            remove_file(&temporary)?; // a leftover, perhaps with other permissions
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&temporary)
+            .map_err(FileError::at("create", &temporary))?;
+        file.set_permissions(fs::Permissions::from_mode(mode))
+            .map_err(FileError::at("set the mode of", &temporary))?;
+        record!(Create {
+            path: temporary.clone(),
+            mode
+        });
+        Ok(Self {
+            path: path.to_owned(),
+            temporary,
+            file: Some(file),
+            len: 0,
+        })
+    }
+
+    /// Gives the file to this user and group (numeric).
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn set_owner(&self, uid: u32, gid: u32) -> Result<()> {
+        set_owner(&self.temporary, uid, gid)
+    }
+
+    /// Makes it durable under its name: fsync, rename, fsync of the directory.
+    ///
+    /// # Errors
+    /// When one of them fails; the old file, if any, is then still in its place unless only the last
+    /// step failed.
+    pub fn commit(mut self) -> Result<()> {
+        let Some(file) = self.file.take() else {
+            return Ok(());
+        };
+        file.sync_all()
+            .map_err(FileError::at("sync", &self.temporary))?;
+        record!(Sync {
+            path: self.temporary.clone()
+        });
+        drop(file);
+        rename(&self.temporary, &self.path)?;
+        sync_dir(parent_of(&self.path))
+    }
+
+    /// Puts it under its name without any sync: for trees that [`sync_tree`] makes durable later.
+    ///
+    /// # Errors
+    /// When the rename fails.
+    pub fn place(mut self) -> Result<()> {
+        drop(self.file.take());
+        rename(&self.temporary, &self.path)
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(file) = self.file.as_mut() else {
+            return Err(io::Error::other("file is closed"));
+        };
+        let count = file.write(bytes)?;
+        record!(Write {
+            path: self.temporary.clone(),
+            offset: self.len,
+            data: bytes[..count].to_vec()
+        });
+        self.len += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            // Only tidiness: a leftover is replaced by the next `create`.
+            if let Err(error) = remove_file(&self.temporary) {
+                log::debug!("{error}: {}", error.source);
+            }
+        }
+    }
+}
+
+/// Replaces a small file durably.
+///
+/// # Errors
+/// As [`NewFile`].
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let mut file = NewFile::create(path, mode)?;
+    file.write_all(bytes)
+        .map_err(FileError::at("write", path))?;
+    file.commit()
+}
+
+/// An existing regular file or block device, written at offsets. Never creates, never grows.
+#[derive(Debug)]
+pub struct InPlace {
+    path: PathBuf,
+    file: File,
+    len: u64,
+    block_device: bool,
+}
+
+impl InPlace {
+    /// Opens for reading and writing. A block device that is mounted or otherwise held is refused
+    /// by the kernel (`EBUSY`): nobody writes under a live file system.
+    ///
+    /// # Errors
+    /// When it does not exist, is neither file nor block device, or is in use.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, true)
+    }
+
+    /// Opens for reading only.
+    ///
+    /// # Errors
+    /// When it does not exist or is neither file nor block device.
+    pub fn open_read_only(path: &Path) -> Result<Self> {
+        Self::open_with(path, false)
+    }
+
+    fn open_with(path: &Path, write: bool) -> Result<Self> {
+        let open_error = FileError::at("open", path);
+        let kind = match fs::metadata(path) {
+            Ok(metadata) => metadata.file_type(),
+            Err(error) => return Err(open_error(error)),
+        };
+        let block_device = kind.is_block_device();
+        if !block_device && !kind.is_file() {
+            let source = io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "neither a file nor a block device",
+            );
+            return Err(open_error(source));
+        }
+        let mut flags = OFlags::CLOEXEC;
+        if write && block_device {
+            flags |= OFlags::EXCL;
+        }
+        // The flags of the three access modes come from `read` and `write`.
+        #[expect(
+            clippy::cast_possible_wrap,
+            reason = "open flags are an int on every Linux"
+        )]
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(write)
+            .custom_flags(flags.bits() as i32)
+            .open(path)
+            .map_err(open_error)?;
+        // A block device has no length in its metadata; its end does.
+        let len = file
+            .seek(SeekFrom::End(0))
+            .map_err(FileError::at("measure", path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            len,
+            block_device,
+        })
+    }
+
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// True for a medium of no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Fills `bytes` from `offset` on.
+    ///
+    /// # Errors
+    /// Also when the medium ends before.
+    pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        self.file
+            .read_exact_at(bytes, offset)
+            .map_err(FileError::at("read", &self.path))
+    }
+
+    /// Writes all of `bytes` at `offset`; not durable before [`sync`](Self::sync).
+    ///
+    /// # Errors
+    /// Also when the medium ends before: it never grows.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        let end = offset.checked_add(bytes.len() as u64);
+        if end.is_none_or(|end| end > self.len) {
+            let source = io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!("it ends at byte {}", self.len),
+            );
+            return Err(FileError {
+                verb: "write",
+                path: self.path.clone(),
+                source,
+            });
+        }
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(FileError::at("write", &self.path))?;
+        record!(Write {
+            path: self.path.clone(),
+            offset,
+            data: bytes.to_vec()
+        });
+        Ok(())
+    }
+
+    /// Tells the kernel to start writing this range now, so that flash and processor work at the
+    /// same time. Only a hint: durability comes from [`sync`](Self::sync).
+    pub fn start_writeback(&self, offset: u64, len: u64) {
+        crate::sys::start_writeback(&self.file, offset, len);
+    }
+
+    /// Returns when the medium holds everything that was written.
+    ///
+    /// # Errors
+    /// When the medium reports a failed write; what it holds is then unknown.
+    pub fn sync(&self) -> Result<()> {
+        self.file
+            .sync_all()
+            .map_err(FileError::at("sync", &self.path))?;
+        record!(Sync {
+            path: self.path.clone()
+        });
+        Ok(())
+    }
+
+    /// Drops what the kernel caches of this file, so that the next read asks the medium.
+    /// Clean pages only: call [`sync`](Self::sync) before.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn drop_cache(&self) -> Result<()> {
+        if self.block_device {
+            crate::sys::flush_block_buffers(&self.file)
+                .map_err(FileError::at("drop the cache of", &self.path))?;
+        }
+        rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)
+            .map_err(FileError::at("drop the cache of", &self.path))
+    }
+}
+
+/// Creates one directory with these permission bits; one that exists is left as it is.
+///
+/// # Errors
+/// When it cannot be created, or something else has that name.
+pub fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))
+                .map_err(FileError::at("set the mode of", path))?;
+            record!(MakeDir {
+                path: path.to_owned(),
+                mode
+            });
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_dir(path) => Ok(()),
+        Err(error) => Err(FileError::at("create the directory", path)(error)),
+    }
+}
+
+/// Creates a directory and those above it that are missing, durably.
+///
+/// # Errors
+/// As [`make_dir`] and [`sync_dir`].
+pub fn make_dirs(path: &Path, mode: u32) -> Result<()> {
+    if is_dir(path) {
+        return Ok(());
+    }
+    let parent = parent_of(path);
+    if parent != path {
+        make_dirs(parent, mode)?;
+    }
+    make_dir(path, mode)?;
+    sync_dir(parent)
+}
+
+/// True for a directory, not for a link to one.
+#[must_use]
+pub fn is_dir(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
+}
+
+/// True if anything has that name, a dangling link included.
+#[must_use]
+pub fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+/// Makes a symbolic link at `path`.
+///
+/// # Errors
+/// When the name is taken or the system refuses.
+pub fn symlink(target: &Path, path: &Path) -> Result<()> {
+    std::os::unix::fs::symlink(target, path).map_err(FileError::at("link", path))?;
+    record!(Symlink {
+        path: path.to_owned(),
+        target: target.to_owned()
+    });
+    Ok(())
+}
+
+/// Makes an overlayfs whiteout (character device 0/0): the name is hidden in the lower layer.
+///
+/// # Errors
+/// When the name is taken or the file system knows no device nodes.
+pub fn whiteout(path: &Path) -> Result<()> {
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        path,
+        rustix::fs::FileType::CharacterDevice,
+        Mode::empty(),
+        rustix::fs::makedev(0, 0),
+    )
+    .map_err(FileError::at("hide", path))?;
+    record!(Whiteout {
+        path: path.to_owned()
+    });
+    Ok(())
+}
+
+/// True for an overlayfs whiteout.
+#[must_use]
+pub fn is_whiteout(metadata: &fs::Metadata) -> bool {
+    metadata.file_type().is_char_device() && metadata.rdev() == 0
+}
+
+/// Sets permission bits; never follows a link (links have none).
+///
+/// # Errors
+/// When the system refuses.
+pub fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(FileError::at("set the mode of", path))?;
+    record!(SetMode {
+        path: path.to_owned(),
+        mode
+    });
+    Ok(())
+}
+
+/// Sets numeric owner and group of a file, or of a link itself.
+///
+/// # Errors
+/// When the system refuses (only root may give files away).
+pub fn set_owner(path: &Path, uid: u32, gid: u32) -> Result<()> {
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid))
+        .map_err(FileError::at("set the owner of", path))
+}
+
+/// Sets the modification time, in whole seconds since 1970.
+///
+/// # Errors
+/// When the system refuses.
+pub fn set_modified(path: &Path, seconds: u64) -> Result<()> {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+    File::open(path)
+        .and_then(|file| file.set_modified(time))
+        .map_err(FileError::at("set the time of", path))
+}
+
+/// Removes one file or link.
+///
+/// # Errors
+/// When there is none or the system refuses.
+pub fn remove_file(path: &Path) -> Result<()> {
+    fs::remove_file(path).map_err(FileError::at("remove", path))?;
+    record!(Remove {
+        path: path.to_owned()
+    });
+    Ok(())
+}
+
+/// Removes one file or link durably, if it is there.
+///
+/// # Errors
+/// When the system refuses.
+pub fn remove_durably(path: &Path) -> Result<()> {
+    match remove_file(path) {
+        Ok(()) => sync_dir(parent_of(path)),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes whatever has that name, with everything below it, if it is there. Links are not followed.
+///
+/// # Errors
+/// When the system refuses; a part may be gone then.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    if !exists(path) {
+        return Ok(());
+    }
+    if !is_dir(path) {
+        return remove_file(path);
+    }
+    for name in list(path)? {
+        remove_tree(&path.join(name))?;
+    }
+    fs::remove_dir(path).map_err(FileError::at("remove", path))?;
+    record!(RemoveDir {
+        path: path.to_owned()
+    });
+    Ok(())
+}
+
+/// Names in a directory, sorted bytewise.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn list(path: &Path) -> Result<Vec<OsString>> {
+    let mut names = fs::read_dir(path)
+        .and_then(|entries| {
+            entries
+                .map(|entry| Ok(entry?.file_name()))
+                .collect::<io::Result<Vec<_>>>()
+        })
+        .map_err(FileError::at("list", path))?;
+    names.sort();
+    Ok(names)
+}
+
+/// Renames; on one file system this is atomic, and durable after [`sync_dir`].
+///
+/// # Errors
+/// When the system refuses.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(FileError::at("rename", from))?;
+    record!(Rename {
+        from: from.to_owned(),
+        to: to.to_owned()
+    });
+    Ok(())
+}
+
+/// Returns when the names in this directory are on the medium.
+///
+/// # Errors
+/// When the medium fails.
+pub fn sync_dir(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(FileError::at("sync", path))?;
+    record!(Sync {
+        path: path.to_owned()
+    });
+    Ok(())
+}
+
+/// Returns when a whole tree is on the medium: files first, each directory after what is in it.
+///
+/// # Errors
+/// When the medium fails.
+pub fn sync_tree(path: &Path) -> Result<()> {
+    for name in list(path)? {
+        let entry = path.join(name);
+        let metadata = fs::symlink_metadata(&entry).map_err(FileError::at("examine", &entry))?;
+        if metadata.is_dir() {
+            sync_tree(&entry)?;
+        } else if metadata.is_file() {
+            File::open(&entry)
+                .and_then(|file| file.sync_all())
+                .map_err(FileError::at("sync", &entry))?;
+            record!(Sync { path: entry });
+        }
+    }
+    sync_dir(path)
+}
+
+/// Bytes that an unprivileged process may still write on the file system of `path`.
+///
+/// # Errors
+/// When the path does not exist.
+pub fn free_space(path: &Path) -> Result<u64> {
+    let stat = rustix::fs::statvfs(path).map_err(FileError::at("measure", path))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}

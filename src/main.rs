@@ -1,0 +1,2 @@
+//! The `sysupgrade-rs` command.
+fn main() {}

@@ -1,0 +1,191 @@
+//! What is told to people and programs: exit codes, refusals, and events of a long run.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Exit codes of `sysupgrade-rs`. Once published, a number keeps its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// Done.
+    Done = 0,
+    /// Failed while doing: input/output, device.
+    Failed = 1,
+    /// The command line does not make sense.
+    Usage = 2,
+    /// Done, or planned, and something needs review.
+    NeedsReview = 3,
+    /// Another run holds the lock.
+    Busy = 4,
+    /// Not an image, or damaged.
+    NotAnImage = 10,
+    /// Signature missing, by an unknown key, or wrong.
+    Signature = 11,
+    /// A signing key was revoked, or the image is below the security floor.
+    Revoked = 12,
+    /// For another board, or not compatible with it.
+    WrongBoard = 20,
+    /// Does not fit: slot, data space, memory.
+    DoesNotFit = 21,
+    /// The configuration could not be kept or merged.
+    ConfigRefused = 22,
+    /// Board file or boot environment unreadable.
+    BoardUnreadable = 30,
+    /// The running slot is still on trial.
+    OnTrial = 31,
+}
+
+/// Why something was refused: a stable identifier for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(
+    missing_docs,
+    reason = "each name is its own text in JSON; the docs of ExitCode group them"
+)]
+pub enum Reason {
+    NotAnImage,
+    UnknownFormat,
+    Damaged,
+    Truncated,
+    SignatureMissing,
+    UnknownKey,
+    BadSignature,
+    TooFewSignatures,
+    RevokedKey,
+    BelowFloor,
+    WrongBoard,
+    WrongParts,
+    TooLarge,
+    NoSpace,
+    ConfigRefused,
+    BoardFile,
+    BootEnvironment,
+    SlotContradiction,
+    OnTrial,
+    Busy,
+}
+
+impl Reason {
+    /// The exit code that goes with it.
+    #[must_use]
+    pub fn exit_code(self) -> ExitCode {
+        match self {
+            Self::NotAnImage | Self::UnknownFormat | Self::Damaged | Self::Truncated => {
+                ExitCode::NotAnImage
+            }
+            Self::SignatureMissing
+            | Self::UnknownKey
+            | Self::BadSignature
+            | Self::TooFewSignatures => ExitCode::Signature,
+            Self::RevokedKey | Self::BelowFloor => ExitCode::Revoked,
+            Self::WrongBoard | Self::WrongParts => ExitCode::WrongBoard,
+            Self::TooLarge | Self::NoSpace => ExitCode::DoesNotFit,
+            Self::ConfigRefused => ExitCode::ConfigRefused,
+            Self::BoardFile | Self::BootEnvironment | Self::SlotContradiction => {
+                ExitCode::BoardUnreadable
+            }
+            Self::OnTrial => ExitCode::OnTrial,
+            Self::Busy => ExitCode::Busy,
+        }
+    }
+}
+
+/// A rule that says no, with both values and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Stable identifier.
+    pub reason: Reason,
+    /// One line: what was refused and why, with both values.
+    pub message: String,
+    /// What was found.
+    pub found: String,
+    /// What the rule asks for.
+    pub wanted: String,
+    /// What to do now.
+    pub hint: String,
+    /// True if `-F` overrides it.
+    pub forceable: bool,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// Phases of an upgrade that take time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Head and signature of the image.
+    Verify,
+    /// Checks before the first write.
+    Plan,
+    /// Writing a part to the target slot.
+    Flash,
+    /// Reading it back from the medium.
+    ReadBack,
+    /// Saving the configuration.
+    Config,
+    /// Handing over to the boot loader.
+    Commit,
+    /// Rebooting.
+    Reboot,
+}
+
+impl Phase {
+    /// The word for it, as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Verify => "verify",
+            Self::Plan => "plan",
+            Self::Flash => "flash",
+            Self::ReadBack => "read-back",
+            Self::Config => "config",
+            Self::Commit => "commit",
+            Self::Reboot => "reboot",
+        }
+    }
+}
+
+/// Something that happened during a long run. The library reports, the edge prints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A phase began.
+    Phase(Phase),
+    /// Bytes went by.
+    Progress {
+        /// `Flash` or `ReadBack`.
+        phase: Phase,
+        /// Name of the part.
+        part: String,
+        /// Bytes of the phase done, all parts together.
+        done: u64,
+        /// Bytes of the phase in all.
+        total: u64,
+    },
+    /// Something the owner should know; the run goes on.
+    Notice(String),
+}
+
+/// Makes text from an image, a file or a network peer fit for a terminal and for one line:
+/// control characters become `\u{..}`, long texts are cut after 200 characters.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    const MOST: usize = 200;
+    let mut out = String::new();
+    for (count, c) in text.chars().enumerate() {
+        if count == MOST {
+            out.push('…');
+            break;
+        }
+        if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
