@@ -626,6 +626,23 @@ pub fn sync_tree(path: &Path) -> Result<()> {
     sync_dir(path)
 }
 
+/// Opens a lock file, creating it and its directory. Locks live in `/run` and hold nothing, so that
+/// durability does not matter; the file stays.
+///
+/// # Errors
+/// When it cannot be created.
+pub fn open_lock(path: &Path) -> Result<File> {
+    make_dirs(parent_of(path), 0o755)?;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(FileError::at("open", path))
+}
+
 /// Bytes that an unprivileged process may still write on the file system of `path`.
 ///
 /// # Errors

@@ -18,8 +18,8 @@
 //! ```text
 //! floor 5   main.rs   bin/sysupgrade-pack.rs           exit code, logger
 //! floor 4   cli/          system.rs                    words <-> calls, all printing | board file -> opened things
-//! floor 3   install.rs    first_boot.rs                the two stories: they see traits and values only
-//! floor 2   config/   boot/ -> flash/                  things with a medium behind them
+//! floor 3   install.rs    first_boot.rs   machine.rs   the two stories: they see traits and values only
+//! floor 2   config/   boot/ -> flash/   data.rs        things with a medium behind them
 //! floor 1   image/   trust/   slots.rs   board.rs   report.rs      bytes and values in, bytes and values out
 //! floor 0   files.rs   sys.rs                          the operating system
 //! ```
@@ -30,9 +30,11 @@
 pub mod board;
 pub mod boot;
 pub mod config;
+pub mod data;
 pub mod files;
 pub mod flash;
 pub mod image;
+pub mod machine;
 pub mod report;
 pub mod slots;
 pub mod sys;

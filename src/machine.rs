@@ -1,0 +1,199 @@
+//! A machine as the stories see it: values, and one trait object.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::board::{Board, SlotSpec};
+use crate::boot::{BootError, Bootloader};
+use crate::data::{Data, DataError, Entry, Installed, What};
+use crate::files::{self, FileError};
+use crate::slots::{BootState, Slot, TransitionError};
+
+/// A running machine with two slots.
+pub struct Machine {
+    /// What the board file says.
+    pub board: Board,
+    /// Where its file system begins; `/` but for virtual machines.
+    pub root: PathBuf,
+    /// The slot that runs.
+    pub running: Slot,
+    /// The boot loader's memory.
+    pub boot: Box<dyn Bootloader>,
+    /// What outlives both slots.
+    pub data: Data,
+}
+
+/// What can go wrong with boot state and records together.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// The boot environment.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The state does not allow it.
+    #[error(transparent)]
+    Transition(#[from] TransitionError),
+    /// The data directory.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The lock file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Another run holds the lock.
+    #[error("another run holds {}", path.display())]
+    Busy {
+        /// The lock file.
+        path: PathBuf,
+    },
+}
+
+/// Held while one program writes; the kernel releases it when that program ends, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Machine {
+    /// A path of the running system.
+    #[must_use]
+    pub fn at(&self, path: &Path) -> PathBuf {
+        below(&self.root, path)
+    }
+
+    /// The slot that does not run.
+    #[must_use]
+    pub fn target(&self) -> Slot {
+        self.running.other()
+    }
+
+    /// What the board file says of a slot.
+    #[must_use]
+    pub fn spec(&self, slot: Slot) -> &SlotSpec {
+        self.board.slot(slot)
+    }
+
+    /// Name of a slot.
+    #[must_use]
+    pub fn name(&self, slot: Slot) -> &str {
+        &self.spec(slot).name
+    }
+
+    /// The directory whose `upper` is the configuration of a slot; `None` where the root is writable.
+    #[must_use]
+    pub fn overlay(&self, slot: Slot) -> Option<PathBuf> {
+        self.spec(slot).overlay.as_ref().map(|path| self.at(path))
+    }
+
+    /// The read-only root of the running slot, as it was shipped.
+    #[must_use]
+    pub fn defaults(&self) -> Option<PathBuf> {
+        self.board
+            .config
+            .defaults
+            .as_ref()
+            .map(|path| self.at(path))
+    }
+
+    /// What is recorded of a slot.
+    ///
+    /// # Errors
+    /// As [`Data::installed`].
+    pub fn installed(&self, slot: Slot) -> Result<Option<Installed>, DataError> {
+        self.data.installed(self.name(slot))
+    }
+
+    /// Records what is in a slot.
+    ///
+    /// # Errors
+    /// As [`Data::set_installed`].
+    pub fn set_installed(&self, slot: Slot, installed: &Installed) -> Result<(), DataError> {
+        self.data.set_installed(self.name(slot), installed)
+    }
+
+    /// Version of the running system: as recorded when it was installed, else what it says of itself
+    /// in `os-release`, else `unknown`.
+    ///
+    /// # Errors
+    /// When the record is damaged.
+    pub fn running_version(&self) -> Result<String, DataError> {
+        if let Some(installed) = self.installed(self.running)? {
+            return Ok(installed.version);
+        }
+        Ok(self
+            .os_release_version()
+            .unwrap_or_else(|| "unknown".to_owned()))
+    }
+
+    fn os_release_version(&self) -> Option<String> {
+        const MAX_OS_RELEASE: u64 = 16 << 10;
+        let text = files::read(&self.at(Path::new("/etc/os-release")), MAX_OS_RELEASE).ok()?;
+        let text = String::from_utf8(text).ok()?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix("VERSION_ID="))?;
+        Some(value.trim_matches(['"', '\'']).to_owned())
+    }
+
+    /// Adds to the history.
+    ///
+    /// # Errors
+    /// As [`Data::note`].
+    pub fn note(
+        &self,
+        what: What,
+        slot: Slot,
+        version: Option<&str>,
+        message: &str,
+    ) -> Result<(), DataError> {
+        self.data.note(Entry {
+            number: 0,
+            what,
+            slot: self.name(slot).to_owned(),
+            version: version.map(str::to_owned),
+            message: message.to_owned(),
+            reason: None,
+        })
+    }
+
+    /// Changes the boot state by one transition, if that changes anything.
+    ///
+    /// # Errors
+    /// When the state does not allow it, or cannot be read or written.
+    pub fn transit(
+        &mut self,
+        transition: impl FnOnce(BootState) -> Result<BootState, TransitionError>,
+    ) -> Result<BootState, MachineError> {
+        let old = self.boot.load()?;
+        let new = transition(old)?;
+        if new != old {
+            self.boot.store(&new)?;
+        }
+        Ok(new)
+    }
+
+    /// Makes this program the only one that writes, until the lock is dropped.
+    ///
+    /// # Errors
+    /// [`MachineError::Busy`] when another one is.
+    pub fn lock(&self) -> Result<Lock, MachineError> {
+        let path = self.at(Path::new("/run/sysupgrade-rs/lock"));
+        let file = files::open_lock(&path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(MachineError::Busy { path }),
+            Err(TryLockError::Error(source)) => Err(FileError {
+                verb: "lock",
+                path,
+                source,
+            }
+            .into()),
+        }
+    }
+}
+
+/// `path` of a system whose root is at `root`.
+#[must_use]
+pub fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
