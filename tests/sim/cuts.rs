@@ -1,0 +1,190 @@
+//! Where power is cut, and what the medium may hold then.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::Path;
+
+use sysupgrade_rs::files::trace::Op;
+
+use super::disk::{Disk, Loss};
+use super::snapshot::Snapshot;
+use super::{Random, SECTOR};
+
+/// In-place writes up to this length are torn at every byte they change: a boot environment has no
+/// harmless place to be torn at.
+const SMALL_WRITE: usize = 4096;
+
+/// How often chance decides, per operation.
+const RANDOM_LOSSES: usize = 3;
+
+/// A disk that a cut left behind.
+pub struct Crash {
+    /// Operations that were done, the cut one not counted.
+    pub done: usize,
+    /// True if the run had come to its end.
+    pub after_the_end: bool,
+    /// How it came about, for messages.
+    pub story: String,
+    /// What the next boot finds.
+    pub disk: Snapshot,
+}
+
+/// How much of the operation that is cut came to be.
+#[derive(Clone, Copy, Debug)]
+enum Tear {
+    /// Its first bytes.
+    Front(usize),
+    /// All but its first bytes: disks reorder sectors.
+    Back(usize),
+}
+
+/// Every disk that a cut in `log` (run on a disk that held `start`) may leave behind, each once; and
+/// the number of cuts that led to them.
+pub fn cuts(root: &Path, start: &Snapshot, log: &[Op], random: &mut Random) -> (Vec<Crash>, usize) {
+    let mut seen = HashSet::new();
+    let mut crashes = Vec::new();
+    let mut count = 0;
+    let mut disk = Disk::new(root, start);
+    for done in 0..=log.len() {
+        let op = log.get(done);
+        let mut add = |how: fmt::Arguments<'_>, content: Snapshot| {
+            count += 1;
+            // After its end the run has promised something: look at those disks again.
+            let after_the_end = op.is_none();
+            if seen.insert((after_the_end, content.fingerprint())) {
+                let story = match op {
+                    Some(op) => format!(
+                        "cut in operation {done} of {}, {}; {how}",
+                        log.len(),
+                        Brief(op)
+                    ),
+                    None => format!("cut after all {} operations; {how}", log.len()),
+                };
+                crashes.push(Crash {
+                    done,
+                    after_the_end,
+                    story,
+                    disk: content,
+                });
+            }
+        };
+        if let Some(Op::Write { path, offset, data }) = op {
+            for tear in tears(*offset, data, disk.live_data(path)) {
+                let (from, part) = match tear {
+                    Tear::Front(end) => (0, &data[..end]),
+                    Tear::Back(start) => (start, &data[start..]),
+                };
+                let torn = Op::Write {
+                    path: path.clone(),
+                    offset: offset + from as u64,
+                    data: part.to_vec(),
+                };
+                let mut with_tear = disk.clone();
+                with_tear.apply(&torn);
+                let range = from..from + part.len();
+                add(
+                    format_args!("bytes {range:?} of it landed, and all before"),
+                    with_tear.crash(Loss::Nothing),
+                );
+            }
+        }
+        let losses = [
+            (Loss::Nothing, "all before landed"),
+            (Loss::Everything, "what was not synced is lost"),
+            (
+                Loss::Bytes,
+                "bytes that were not synced are lost, names landed",
+            ),
+            (
+                Loss::BytesButLengths,
+                "bytes that were not synced are zeros, names landed",
+            ),
+            (
+                Loss::Names,
+                "names that were not synced are lost, bytes landed",
+            ),
+        ];
+        for (loss, how) in losses {
+            add(format_args!("{how}"), disk.crash(loss));
+        }
+        // A sync that is cut lands a part of what it was to land, and that is chance's work, too.
+        let mut asked = disk.clone();
+        if let Some(op) = op
+            && !matches!(op, Op::Sync { .. })
+        {
+            asked.apply(op);
+        }
+        for _ in 0..RANDOM_LOSSES {
+            let seed = random.next();
+            let landed = asked.crash(Loss::Random(Random(seed)));
+            add(
+                format_args!("by chance {seed:#x} a part of it and of what was not synced landed"),
+                landed,
+            );
+        }
+        if let Some(op) = op {
+            disk.apply(op);
+        }
+    }
+    (crashes, count)
+}
+
+/// Where a write is torn: after its first byte, in mid-block, in mid-sector, between sectors; a small
+/// one that replaces something, at every byte that it changes.
+fn tears(offset: u64, new: &[u8], file: &[u8]) -> Vec<Tear> {
+    let middle = new.len() / 2;
+    let sector = middle - middle % SECTOR;
+    let mut tears = vec![
+        Tear::Front(1),
+        Tear::Front(middle | 1),
+        Tear::Front(sector + SECTOR / 2),
+        Tear::Front(sector),
+        Tear::Back(sector),
+        Tear::Back(SECTOR),
+    ];
+    let old = usize::try_from(offset)
+        .ok()
+        .and_then(|offset| file.get(offset..));
+    if let Some(old) = old
+        && new.len() <= SMALL_WRITE
+    {
+        let changed = |at: &usize| old.get(*at).is_some_and(|byte| *byte != new[*at]);
+        tears.extend((0..new.len()).filter(changed).map(Tear::Front));
+    }
+    tears.retain(|tear| {
+        let (Tear::Front(at) | Tear::Back(at)) = tear;
+        (1..new.len()).contains(at)
+    });
+    tears
+}
+
+/// An operation in a few words, without its bytes.
+struct Brief<'a>(&'a Op);
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Op::Write { path, offset, data } => {
+                write!(
+                    f,
+                    "write of {} bytes at {offset} of {}",
+                    data.len(),
+                    path.display()
+                )
+            }
+            Op::Rename { from, to } => {
+                write!(f, "rename of {} to {}", from.display(), to.display())
+            }
+            Op::Sync { path } => write!(f, "sync of {}", path.display()),
+            Op::Create { path, .. } => write!(f, "creation of {}", path.display()),
+            Op::Remove { path } | Op::RemoveDir { path } => {
+                write!(f, "removal of {}", path.display())
+            }
+            Op::MakeDir { path, .. } => write!(f, "making of the directory {}", path.display()),
+            Op::Symlink { path, .. } | Op::Whiteout { path } => {
+                write!(f, "making of {}", path.display())
+            }
+            Op::SetMode { path, .. } => write!(f, "chmod of {}", path.display()),
+        }
+    }
+}
