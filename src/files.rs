@@ -255,7 +255,16 @@ impl InPlace {
     /// # Errors
     /// When it does not exist, is neither file nor block device, or is in use.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::open_with(path, true)
+        Self::open_with(path, true, true)
+    }
+
+    /// Opens for reading and writing a medium of which others use other parts: a boot environment
+    /// lies in a gap between the partitions of a disk, and these are mounted.
+    ///
+    /// # Errors
+    /// When it does not exist or is neither file nor block device.
+    pub fn open_shared(path: &Path) -> Result<Self> {
+        Self::open_with(path, true, false)
     }
 
     /// Opens for reading only.
@@ -263,10 +272,10 @@ impl InPlace {
     /// # Errors
     /// When it does not exist or is neither file nor block device.
     pub fn open_read_only(path: &Path) -> Result<Self> {
-        Self::open_with(path, false)
+        Self::open_with(path, false, false)
     }
 
-    fn open_with(path: &Path, write: bool) -> Result<Self> {
+    fn open_with(path: &Path, write: bool, exclusive: bool) -> Result<Self> {
         let open_error = FileError::at("open", path);
         let kind = match fs::metadata(path) {
             Ok(metadata) => metadata.file_type(),
@@ -281,7 +290,7 @@ impl InPlace {
             return Err(open_error(source));
         }
         let mut flags = OFlags::CLOEXEC;
-        if write && block_device {
+        if exclusive && block_device {
             flags |= OFlags::EXCL;
         }
         // The flags of the three access modes come from `read` and `write`.
