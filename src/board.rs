@@ -111,6 +111,10 @@ pub enum BootKind {
     UbootEnv,
 }
 
+/// The longest U-Boot environment. The largest in use fill an erase block of parallel NOR flash,
+/// 256 KiB; four times that bounds what a typing error makes us read.
+pub const MAX_ENVIRONMENT: u64 = 1 << 20;
+
 /// Where one copy of a boot environment is.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -120,13 +124,9 @@ pub struct Store {
     /// First byte.
     #[serde(default)]
     pub offset: u64,
-    /// Size in bytes, header included. GRUB: 1024, the default.
-    #[serde(default = "grub_size")]
-    pub size: u64,
-}
-
-fn grub_size() -> u64 {
-    1024
+    /// Size in bytes, header included. Only of U-Boot environments: GRUB's have always 1024.
+    #[serde(default)]
+    pub size: Option<u64>,
 }
 
 /// How the variables of a boot environment say which slot boots.
@@ -283,8 +283,14 @@ impl Board {
                 format!("{copies} places for a boot environment, this kind has 1 to {most}"),
             );
         }
-        if self.boot.kind == BootKind::GrubEnv && self.boot.store[0].size != grub_size() {
-            return no("size", "a GRUB environment block has 1024 bytes".into());
+        for store in &self.boot.store {
+            let sized = store.size.is_some();
+            if sized != (self.boot.kind == BootKind::UbootEnv) {
+                return no(
+                    "store",
+                    "size belongs to U-Boot environments, and each needs one".into(),
+                );
+            }
         }
         let [first, second] = &self.slots;
         for slot in &self.slots {
