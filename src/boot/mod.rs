@@ -3,12 +3,19 @@
 //! A backend is a codec: it turns the bytes of one store into a [`BootState`] and back, and
 //! preserves what it does not know byte for byte. What the state *means* is in [`crate::slots`].
 
+mod grub_env;
+mod order;
+pub mod uboot_env;
+
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::files::FileError;
+use crate::files::{FileError, InPlace};
 use crate::slots::BootState;
+
+pub use grub_env::GrubEnv;
+pub use uboot_env::UbootEnv;
 
 /// The boot loader's memory.
 pub trait Bootloader {
@@ -57,8 +64,35 @@ pub enum BootError {
         /// The store.
         path: PathBuf,
         /// Bytes needed.
-        need: usize,
+        need: u64,
         /// Bytes there are.
-        room: usize,
+        room: u64,
     },
+}
+
+/// Reads `len` bytes from the medium itself: what a cache holds need never have reached it.
+fn read_medium(medium: &InPlace, offset: u64, len: usize) -> Result<Vec<u8>, BootError> {
+    medium.drop_cache()?;
+    let mut bytes = vec![0; len];
+    medium.read_at(&mut bytes, offset)?;
+    Ok(bytes)
+}
+
+/// Turns `old` at `offset` into `new` by one write of what differs, and returns when the medium
+/// holds it. Also where nothing differs: whoever wrote it may not have lived to sync it.
+fn write_and_prove(medium: &InPlace, offset: u64, old: &[u8], new: &[u8]) -> Result<(), BootError> {
+    let differs = |at: &usize| old.get(*at) != new.get(*at);
+    let first = (0..new.len()).find(differs);
+    let last = (0..new.len()).rfind(differs);
+    if let (Some(first), Some(last)) = (first, last) {
+        medium.write_at(&new[first..=last], offset + first as u64)?;
+    }
+    medium.sync()?;
+    if read_medium(medium, offset, new.len())? == new {
+        return Ok(());
+    }
+    Err(BootError::Damaged {
+        path: medium.path().to_owned(),
+        problem: "the medium does not hold what was written to it".to_owned(),
+    })
 }

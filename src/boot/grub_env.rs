@@ -1,0 +1,362 @@
+//! GRUB's environment block: a file of 1024 bytes that GRUB reads (`load_env`) and rewrites in
+//! place, without knowing the file system, by the blocks that hold it (`save_env`).
+//!
+//! ```text
+//! # GRUB Environment Block\n       the head, exactly this
+//! # any comment\n                  lines that begin with '#'
+//! name=value\n                     '\' and '\n' in a value have a '\' before them
+//! ##############################   '#' up to the last byte
+//! ```
+//!
+//! GRUB never saves into a block whose lines are not followed by `#` up to the end, yet still reads
+//! it: a trial would never be counted down and never end. Such a block is [`BootError::Damaged`]
+//! here, as is one with a line without `=`, which GRUB takes for the beginning of the next name.
+//! GRUB reads the last and saves into the first of two lines of one name, to the same effect: one of
+//! our variables standing twice is refused when it is read and mended when it is written.
+//!
+//! # Power cuts
+//!
+//! The values of [`order`](super::order) never change their width, so a store changes bytes in place
+//! only, and no mix of old and new bytes boots a slot that is not whole; there too is the reason.
+//! Where our variables are missing or of another width, a store puts them first in the block: from
+//! then on all its writes fall into the first sector of 512 bytes, which disks write as one.
+
+use std::path::{Path, PathBuf};
+
+use super::order::Order;
+use super::{BootError, Bootloader, read_medium, write_and_prove};
+use crate::files::InPlace;
+use crate::slots::BootState;
+
+/// All GRUB environment blocks have this size.
+const LEN: usize = 1024;
+
+const HEAD: &[u8] = b"# GRUB Environment Block\n";
+
+/// A GRUB environment block in a regular file, with the layout `order`.
+#[derive(Debug)]
+pub struct GrubEnv {
+    path: PathBuf,
+    order: Order,
+}
+
+impl GrubEnv {
+    /// The block in this file, for slots of these names (in the order of the board file). The file
+    /// is opened when it is read or written.
+    #[must_use]
+    pub fn new(path: PathBuf, names: [String; 2]) -> Self {
+        Self {
+            path,
+            order: Order::new(names),
+        }
+    }
+
+    /// The bytes of a new block that holds `state`, as a factory image has it.
+    ///
+    /// # Errors
+    /// [`BootError::Full`] for slot names of hundreds of letters.
+    pub fn format(names: [String; 2], state: &BootState) -> Result<Vec<u8>, BootError> {
+        let mut block = Block { lines: Vec::new() };
+        block.set(&Order::new(names).variables(state));
+        block.encode(Path::new("a new GRUB environment"))
+    }
+
+    fn read(&self, file: &InPlace) -> Result<(Vec<u8>, Block), BootError> {
+        if file.len() != LEN as u64 {
+            let problem = format!("{} bytes, a GRUB environment block has {LEN}", file.len());
+            return Err(damaged(&self.path, problem));
+        }
+        let bytes = read_medium(file, 0, LEN)?;
+        let block = Block::parse(&bytes, &self.path)?;
+        Ok((bytes, block))
+    }
+}
+
+impl Bootloader for GrubEnv {
+    fn load(&mut self) -> Result<BootState, BootError> {
+        let (_, block) = self.read(&InPlace::open_read_only(&self.path)?)?;
+        block.state(&self.order, &self.path)
+    }
+
+    fn store(&mut self, state: &BootState) -> Result<(), BootError> {
+        let file = InPlace::open(&self.path)?;
+        let (old, mut block) = self.read(&file)?;
+        block.set(&self.order.variables(state));
+        let new = block.encode(&self.path)?;
+        write_and_prove(&file, 0, &old, &new)
+    }
+}
+
+fn damaged(path: &Path, problem: impl Into<String>) -> BootError {
+    BootError::Damaged {
+        path: path.to_owned(),
+        problem: problem.into(),
+    }
+}
+
+/// The lines of a block, comments among them, each with its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Block {
+    lines: Vec<Vec<u8>>,
+}
+
+impl Block {
+    fn parse(bytes: &[u8], path: &Path) -> Result<Self, BootError> {
+        let Some(body) = bytes.strip_prefix(HEAD) else {
+            return Err(damaged(path, "does not begin as a GRUB environment block"));
+        };
+        let padding = body.iter().rev().take_while(|byte| **byte == b'#').count();
+        let mut rest = &body[..body.len() - padding];
+        let mut lines = Vec::new();
+        while !rest.is_empty() {
+            let Some(end) = line_end(rest) else {
+                return Err(damaged(
+                    path,
+                    "its lines are not followed by `#` up to the end",
+                ));
+            };
+            let (line, after) = rest.split_at(end);
+            if line[0] != b'#' && !line.contains(&b'=') {
+                return Err(damaged(
+                    path,
+                    format!("line {} has no `=`", lines.len() + 2),
+                ));
+            }
+            lines.push(line.to_vec());
+            rest = after;
+        }
+        Ok(Self { lines })
+    }
+
+    fn encode(&self, path: &Path) -> Result<Vec<u8>, BootError> {
+        let mut bytes = HEAD.to_vec();
+        bytes.extend(self.lines.iter().flatten());
+        if bytes.len() > LEN {
+            return Err(BootError::Full {
+                path: path.to_owned(),
+                need: bytes.len() as u64,
+                room: LEN as u64,
+            });
+        }
+        bytes.resize(LEN, b'#');
+        Ok(bytes)
+    }
+
+    fn state(&self, order: &Order, path: &Path) -> Result<BootState, BootError> {
+        for (name, _) in order.variables(&BootState::FACTORY) {
+            if self.values(&name).count() > 1 {
+                return Err(BootError::Variable {
+                    path: path.to_owned(),
+                    name,
+                    problem: "stands there twice".to_owned(),
+                });
+            }
+        }
+        order.read(path, |name| self.values(name).next().map(unescape))
+    }
+
+    /// The escaped values of all lines of this name.
+    fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.lines
+            .iter()
+            .filter_map(move |line| value_of(line, name))
+    }
+
+    /// Gives variables these values: in place where that changes no width, else all of them anew,
+    /// before the first other variable.
+    fn set(&mut self, variables: &[(String, String)]) {
+        let line_of = |(name, value): &(String, String)| format!("{name}={value}\n").into_bytes();
+        let fits = variables.iter().all(|(name, value)| {
+            let mut values = self.values(name);
+            values.next().is_some_and(|old| old.len() == value.len()) && values.next().is_none()
+        });
+        if fits {
+            for line in &mut self.lines {
+                if let Some(variable) = variables
+                    .iter()
+                    .find(|(name, _)| value_of(line, name).is_some())
+                {
+                    *line = line_of(variable);
+                }
+            }
+            return;
+        }
+        self.lines.retain(|line| {
+            variables
+                .iter()
+                .all(|(name, _)| value_of(line, name).is_none())
+        });
+        let comments = self
+            .lines
+            .iter()
+            .take_while(|line| line.starts_with(b"#"))
+            .count();
+        self.lines
+            .splice(comments..comments, variables.iter().map(line_of));
+    }
+}
+
+/// The value in a line of this name, escaped, without the line's end.
+fn value_of<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    line.strip_prefix(name.as_bytes())?
+        .strip_prefix(b"=")?
+        .strip_suffix(b"\n")
+}
+
+/// Where the first line ends, its newline included: one with a backslash before it is part of a value.
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match bytes.get(at)? {
+            b'\n' => return Some(at + 1),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+fn unescape(value: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(value.len());
+    let mut bytes = value.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => out.extend(bytes.next()),
+            _ => out.push(*byte),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slots::{Condition, Slot};
+
+    fn names() -> [String; 2] {
+        ["a".to_owned(), "b".to_owned()]
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Block, BootError> {
+        Block::parse(bytes, Path::new("env"))
+    }
+
+    /// A block of these lines, padded.
+    fn block(lines: &[u8]) -> Vec<u8> {
+        let mut bytes = [HEAD, lines].concat();
+        bytes.resize(LEN, b'#');
+        bytes
+    }
+
+    fn problem<T: std::fmt::Debug>(result: Result<T, BootError>) -> String {
+        result.expect_err("this is to be refused").to_string()
+    }
+
+    #[test]
+    fn a_new_block_has_the_variables_first_and_padding_to_the_end() {
+        let bytes = GrubEnv::format(names(), &BootState::FACTORY).expect("it fits");
+        assert_eq!(
+            bytes,
+            block(b"BOOT_ORDER=A B\nBOOT_A_LEFT=9\nBOOT_B_LEFT=0\n")
+        );
+    }
+
+    #[test]
+    fn parsing_and_writing_gives_the_same_bytes() {
+        let full = [b"x=".as_slice(), &[b'y'; LEN - 28], b"\n"].concat();
+        for lines in [
+            b"".as_slice(),
+            b"# a comment\nx=1\n#\n",
+            b"empty=\neq=a=b\nback=a\\\\\nline=a\\\nb\nbytes=\xff\0\nx=1\nx=2\n",
+            &full,
+        ] {
+            let bytes = block(lines);
+            let again = parse(&bytes).and_then(|block| block.encode(Path::new("env")));
+            assert_eq!(again.expect("this is a block"), bytes);
+        }
+    }
+
+    #[test]
+    fn a_block_that_grub_would_read_but_not_save_is_damaged() {
+        let good = block(b"x=1\n");
+        let mut half_zeroed = good.clone();
+        half_zeroed[LEN / 2..].fill(0);
+        let mut no_newline = good.clone();
+        no_newline[HEAD.len() + 3] = b'#';
+        let escaped_end = block(b"x=1\\\n");
+        for bytes in [half_zeroed, no_newline, escaped_end] {
+            let problem = problem(parse(&bytes));
+            assert!(problem.contains("not followed by `#`"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_block_without_the_head_or_with_a_line_without_equals_is_damaged() {
+        for bytes in [vec![0; LEN], vec![0xff; LEN], block(b"")[1..].to_vec()] {
+            assert!(problem(parse(&bytes)).contains("does not begin"));
+        }
+        let problem = problem(parse(&block(b"x=1\ngarbage\ny=2\n")));
+        assert_eq!(problem, "env: line 3 has no `=`");
+    }
+
+    #[test]
+    fn variables_of_the_same_width_change_in_place_and_nothing_else_moves() {
+        let old =
+            block(b"# note\nfirst=1\nBOOT_B_LEFT=0\nx=1\nBOOT_ORDER=A B\nBOOT_A_LEFT=9\nz=#\n");
+        let mut block = parse(&old).expect("this is a block");
+        let state = BootState {
+            primary: Slot::Second,
+            conditions: [Condition::Good, Condition::Trial(3)],
+        };
+        block.set(&Order::new(names()).variables(&state));
+        let new = block.encode(Path::new("env")).expect("it fits");
+        let changed: Vec<_> = (0..LEN)
+            .filter(|at| old[*at] != new[*at])
+            .map(|at| (old[at], new[at]))
+            .collect();
+        assert_eq!(changed, [(b'0', b'3'), (b'A', b'B'), (b'B', b'A')]);
+    }
+
+    #[test]
+    fn missing_wide_or_doubled_variables_are_put_first_and_the_rest_keeps_its_order() {
+        for lines in [
+            b"# note\nx=1\n#\ny=2\n".as_slice(),
+            b"# note\nx=1\nBOOT_ORDER=A B\nBOOT_A_LEFT=9\nBOOT_B_LEFT=12\n#\ny=2\n",
+            b"# note\nBOOT_ORDER=A B\nBOOT_A_LEFT=9\nBOOT_B_LEFT=1\nx=1\n#\nBOOT_B_LEFT=1\ny=2\n",
+        ] {
+            let mut found = parse(&block(lines)).expect("this is a block");
+            found.set(&Order::new(names()).variables(&BootState::FACTORY));
+            let expected = b"# note\nBOOT_ORDER=A B\nBOOT_A_LEFT=9\nBOOT_B_LEFT=0\nx=1\n#\ny=2\n";
+            assert_eq!(found, parse(&block(expected)).expect("this is a block"));
+        }
+    }
+
+    #[test]
+    fn a_variable_that_stands_there_twice_is_refused() {
+        let bytes = block(b"BOOT_ORDER=A B\nBOOT_A_LEFT=9\nBOOT_B_LEFT=1\nBOOT_B_LEFT=0\n");
+        let state =
+            parse(&bytes).and_then(|block| block.state(&Order::new(names()), Path::new("env")));
+        assert_eq!(
+            problem(state),
+            "env: variable BOOT_B_LEFT: stands there twice"
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let other = [b"x=".as_slice(), &[b'y'; LEN - 28], b"\n"].concat();
+        let mut block = parse(&block(&other)).expect("this is a block");
+        block.set(&Order::new(names()).variables(&BootState::FACTORY));
+        let result = block.encode(Path::new("env"));
+        assert!(
+            matches!(
+                result,
+                Err(BootError::Full {
+                    need: 1067,
+                    room: 1024,
+                    ..
+                })
+            ),
+            "{result:?}"
+        );
+    }
+}

@@ -1,0 +1,488 @@
+//! U-Boot's environment: one copy, or two of which the older is replaced.
+//!
+//! ```text
+//! single      u32 crc              data
+//! redundant   u32 crc   u8 flags   data
+//!
+//! data        name=value NUL  name=value NUL  ...  NUL  padding of any content
+//! ```
+//!
+//! The CRC is CRC-32 over all of data, padding included, in the byte order of the router's
+//! processor. Nothing in the bytes tells that order: it is that of the machine this runs on, and a
+//! parameter of the codec for whoever makes an environment for another one.
+//!
+//! # Two copies
+//!
+//! `flags` is a counter on files, block devices, NAND and UBI: the greater value is the newer copy,
+//! except that 0 is newer than 255; of two equal ones the first counts. A copy with a wrong CRC does
+//! not count at all. A store writes the older or damaged copy with the counter of the newer plus
+//! one, so that at every instant one whole copy is on the medium: **a cut leaves the old state or
+//! the new one**. (NOR flash has another convention for `flags`.)
+//!
+//! Two copies that are both damaged are refused, and never written over: what they held is lost
+//! only when somebody decides so.
+//!
+//! # One copy
+//!
+//! Nothing can make this safe. While its sectors are written the CRC is wrong, and a cut in that
+//! time leaves U-Boot with the environment that is compiled into it. Boards with one copy are for
+//! boot loaders that were built so; a board that can have two should.
+
+use std::path::Path;
+
+use byteorder::{ByteOrder, NativeEndian};
+
+use super::order::Order;
+use super::{BootError, Bootloader, write_and_prove};
+use crate::board::{MAX_ENVIRONMENT, Store};
+use crate::files::{self, InPlace};
+use crate::slots::BootState;
+
+const CRC_LEN: usize = 4;
+
+/// Whether a copy stands alone; a redundant one has a byte of flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The only copy.
+    Single,
+    /// One of two.
+    Redundant,
+}
+
+impl Kind {
+    fn of(copies: usize) -> Self {
+        if copies == 1 {
+            Self::Single
+        } else {
+            Self::Redundant
+        }
+    }
+
+    fn header_len(self) -> usize {
+        match self {
+            Self::Single => CRC_LEN,
+            Self::Redundant => CRC_LEN + 1,
+        }
+    }
+}
+
+/// The variables of an environment, in their order.
+///
+/// Entries that nobody here asks for are kept as they are, even those without `=` or of a repeated
+/// name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// Each `name=value`; never empty and without NUL.
+    entries: Vec<Vec<u8>>,
+}
+
+/// One copy of an environment that is whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredCopy {
+    /// The counter; 0 in a single copy, which has none.
+    pub flags: u8,
+    /// The variables.
+    pub environment: Environment,
+}
+
+impl StoredCopy {
+    /// Reads a copy that fills `bytes`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn decode<E: ByteOrder>(bytes: &[u8], kind: Kind) -> Result<Self, String> {
+        let Some((header, data)) = bytes.split_at_checked(kind.header_len()) else {
+            return Err(format!("{} bytes hold no environment", bytes.len()));
+        };
+        let stored = E::read_u32(header);
+        let computed = crc32fast::hash(data);
+        if stored != computed {
+            let hint = if stored.swap_bytes() == computed {
+                ", it is in the other byte order"
+            } else {
+                ""
+            };
+            return Err(format!(
+                "its CRC is {stored:08x}, its bytes have {computed:08x}{hint}"
+            ));
+        }
+        Ok(Self {
+            flags: header.get(CRC_LEN).copied().unwrap_or(0),
+            environment: Environment::parse(data),
+        })
+    }
+
+    /// Writes a copy of exactly `size` bytes, padded with zeros as U-Boot does.
+    ///
+    /// # Errors
+    /// The bytes needed, if they are more than `size`.
+    pub fn encode<E: ByteOrder>(&self, kind: Kind, size: usize) -> Result<Vec<u8>, u64> {
+        let mut bytes = vec![0; CRC_LEN];
+        if kind == Kind::Redundant {
+            bytes.push(self.flags);
+        }
+        for entry in &self.environment.entries {
+            bytes.extend_from_slice(entry);
+            bytes.push(0);
+        }
+        bytes.push(0);
+        if bytes.len() > size {
+            return Err(bytes.len() as u64);
+        }
+        bytes.resize(size, 0);
+        let crc = crc32fast::hash(&bytes[kind.header_len()..]);
+        E::write_u32(&mut bytes, crc);
+        Ok(bytes)
+    }
+
+    /// True if `self`, the first copy, counts rather than `second`.
+    fn is_newer_than(&self, second: &Self) -> bool {
+        match (self.flags, second.flags) {
+            (255, 0) => false,
+            (0, 255) => true,
+            (first, second) => first >= second,
+        }
+    }
+}
+
+impl Environment {
+    /// Reads entries up to the empty one that ends them, or up to the end of the area: some tools
+    /// leave out the last NUL when it is full.
+    fn parse(data: &[u8]) -> Self {
+        Self {
+            entries: data
+                .split(|byte| *byte == 0)
+                .take_while(|entry| !entry.is_empty())
+                .map(<[u8]>::to_vec)
+                .collect(),
+        }
+    }
+
+    /// All entries, `name=value` each.
+    pub fn entries(&self) -> impl Iterator<Item = &[u8]> {
+        self.entries.iter().map(Vec::as_slice)
+    }
+
+    /// The value of a variable; of repeated names the last counts, as U-Boot has it.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.entries
+            .iter()
+            .rev()
+            .find_map(|entry| value_of(entry, name))
+    }
+
+    /// Sets a variable where it stands, or after all others.
+    pub fn set(&mut self, name: &str, value: &str) {
+        let entry = format!("{name}={value}").into_bytes();
+        let Some(at) = self
+            .entries
+            .iter()
+            .rposition(|entry| value_of(entry, name).is_some())
+        else {
+            self.entries.push(entry);
+            return;
+        };
+        self.entries[at] = entry;
+        let mut index = 0;
+        self.entries.retain(|entry| {
+            index += 1;
+            index > at || value_of(entry, name).is_none()
+        });
+    }
+}
+
+fn value_of<'a>(entry: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+}
+
+/// A U-Boot environment in files or block devices, with the layout `order`.
+#[derive(Debug)]
+pub struct UbootEnv {
+    stores: Vec<Store>,
+    order: Order,
+}
+
+/// One copy on its medium.
+struct Place {
+    medium: InPlace,
+    offset: u64,
+    bytes: Vec<u8>,
+    copy: Result<StoredCopy, String>,
+}
+
+impl UbootEnv {
+    /// The environment in these places, one or two, for slots of these names (in the order of the
+    /// board file). The places are opened when it is read or written.
+    #[must_use]
+    pub fn new(stores: Vec<Store>, names: [String; 2]) -> Self {
+        Self {
+            stores,
+            order: Order::new(names),
+        }
+    }
+
+    /// The bytes of all copies of a new environment that holds `state` and other variables, as a
+    /// factory image has them.
+    ///
+    /// # Errors
+    /// [`BootError::Full`].
+    pub fn format<E: ByteOrder>(
+        names: [String; 2],
+        state: &BootState,
+        others: &[(&str, &str)],
+        size: usize,
+        copies: usize,
+    ) -> Result<Vec<Vec<u8>>, BootError> {
+        let mut environment = Environment::default();
+        for (name, value) in Order::new(names).variables(state) {
+            environment.set(&name, &value);
+        }
+        for (name, value) in others {
+            environment.set(name, value);
+        }
+        let kind = Kind::of(copies);
+        let flags = [1, 0]; // the first copy is the newer one
+        let copies = flags.iter().take(copies).map(|flags| StoredCopy {
+            flags: *flags,
+            environment: environment.clone(),
+        });
+        let full = |need| full(Path::new("a new U-Boot environment"), need, size);
+        copies
+            .map(|copy| copy.encode::<E>(kind, size).map_err(full))
+            .collect()
+    }
+
+    /// Opens and reads all places. A copy that cannot be read is as good as a damaged one: that
+    /// there are two is for this.
+    fn read(&self, open: fn(&Path) -> files::Result<InPlace>) -> Result<Vec<Place>, BootError> {
+        let kind = Kind::of(self.stores.len());
+        let read = |store: &Store| Place::read(store, kind, open(&store.path)?);
+        self.stores.iter().map(read).collect()
+    }
+
+    /// The copy that counts, and its position.
+    fn newest(places: &[Place]) -> Result<(usize, &StoredCopy), BootError> {
+        places
+            .iter()
+            .enumerate()
+            .filter_map(|(index, place)| Some((index, place.copy.as_ref().ok()?)))
+            .reduce(|first, second| {
+                if first.1.is_newer_than(second.1) {
+                    first
+                } else {
+                    second
+                }
+            })
+            .ok_or_else(|| {
+                let path = places.first().map(|place| place.medium.path().to_owned());
+                let problems = places.iter().filter_map(|place| place.copy.as_ref().err());
+                BootError::Damaged {
+                    path: path.unwrap_or_default(),
+                    problem: format!(
+                        "no copy of the environment is whole: {}",
+                        problems.cloned().collect::<Vec<_>>().join("; the other: ")
+                    ),
+                }
+            })
+    }
+}
+
+impl Bootloader for UbootEnv {
+    fn load(&mut self) -> Result<BootState, BootError> {
+        let places = self.read(InPlace::open_read_only)?;
+        let (newest, copy) = Self::newest(&places)?;
+        self.order.read(places[newest].medium.path(), |name| {
+            copy.environment.get(name).map(<[u8]>::to_vec)
+        })
+    }
+
+    fn store(&mut self, state: &BootState) -> Result<(), BootError> {
+        let places = self.read(InPlace::open_shared)?;
+        let (newest, current) = Self::newest(&places)?;
+        let mut copy = current.clone();
+        for (name, value) in self.order.variables(state) {
+            copy.environment.set(&name, &value);
+        }
+        if copy == *current && places.iter().all(|place| place.copy.is_ok()) {
+            // Nothing to write, only to make sure of: who wrote it may not have lived to sync it.
+            let place = &places[newest];
+            return write_and_prove(&place.medium, place.offset, &place.bytes, &place.bytes);
+        }
+        copy.flags = current.flags.wrapping_add(1);
+        let target = &places[(newest + 1) % places.len()];
+        let kind = Kind::of(places.len());
+        let size = target.bytes.len();
+        let bytes = copy
+            .encode::<NativeEndian>(kind, size)
+            .map_err(|need| full(target.medium.path(), need, size))?;
+        write_and_prove(&target.medium, target.offset, &target.bytes, &bytes)
+    }
+}
+
+impl Place {
+    fn read(store: &Store, kind: Kind, medium: InPlace) -> Result<Self, BootError> {
+        let damaged = |problem| BootError::Damaged {
+            path: store.path.clone(),
+            problem,
+        };
+        let size = store.size.filter(|size| *size <= MAX_ENVIRONMENT);
+        let Some(size) = size.and_then(|size| usize::try_from(size).ok()) else {
+            let size = store.size.unwrap_or_default();
+            return Err(damaged(format!(
+                "an environment of {size} bytes, 1 to {MAX_ENVIRONMENT} are possible"
+            )));
+        };
+        medium.drop_cache()?;
+        let mut bytes = vec![0; size];
+        let copy = match medium.read_at(&mut bytes, store.offset) {
+            Ok(()) => StoredCopy::decode::<NativeEndian>(&bytes, kind),
+            Err(error) => Err(format!("{error}: {}", error.source)),
+        };
+        Ok(Self {
+            medium,
+            offset: store.offset,
+            bytes,
+            copy,
+        })
+    }
+}
+
+fn full(path: &Path, need: u64, room: usize) -> BootError {
+    BootError::Full {
+        path: path.to_owned(),
+        need,
+        room: room as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use byteorder::{BigEndian, LittleEndian};
+
+    use super::*;
+
+    fn sample() -> StoredCopy {
+        let mut environment = Environment::default();
+        for (name, value) in [("bootcmd", "run ab"), ("slot", "a"), ("eq", "x=y")] {
+            environment.set(name, value);
+        }
+        StoredCopy {
+            flags: 7,
+            environment,
+        }
+    }
+
+    fn round_trip<E: ByteOrder>() {
+        let copy = sample();
+        let bytes = copy.encode::<E>(Kind::Redundant, 64).expect("it fits");
+        assert_eq!(bytes.len(), 64);
+        assert_eq!(StoredCopy::decode::<E>(&bytes, Kind::Redundant), Ok(copy));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_in_both_byte_orders() {
+        round_trip::<LittleEndian>();
+        round_trip::<BigEndian>();
+    }
+
+    #[test]
+    fn a_copy_in_the_other_byte_order_is_refused_and_said_to_be_that() {
+        let bytes = sample()
+            .encode::<BigEndian>(Kind::Single, 64)
+            .expect("it fits");
+        let problem = StoredCopy::decode::<LittleEndian>(&bytes, Kind::Single)
+            .expect_err("the CRC is swapped");
+        assert!(problem.ends_with("other byte order"), "{problem}");
+    }
+
+    #[test]
+    fn a_flipped_bit_or_a_missing_byte_anywhere_is_noticed_in_both_kinds() {
+        for kind in [Kind::Single, Kind::Redundant] {
+            let bytes = sample().encode::<LittleEndian>(kind, 64).expect("it fits");
+            for bit in 0..bytes.len() * 8 {
+                let mut broken = bytes.clone();
+                broken[bit / 8] ^= 1 << (bit % 8);
+                let copy = StoredCopy::decode::<LittleEndian>(&broken, kind);
+                if kind == Kind::Redundant && bit / 8 == CRC_LEN {
+                    // The flags stand outside the CRC, so that flash can clear them in place.
+                    assert_eq!(copy.map(|copy| copy.environment), Ok(sample().environment));
+                } else {
+                    assert!(copy.is_err(), "bit {bit} of {kind:?} was not noticed");
+                }
+            }
+            for len in 0..bytes.len() {
+                let copy = StoredCopy::decode::<LittleEndian>(&bytes[..len], kind);
+                assert!(
+                    copy.is_err(),
+                    "{len} of {} bytes were accepted",
+                    bytes.len()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_environment_fills_its_area_to_the_last_byte_and_not_beyond() {
+        let need = CRC_LEN + "bootcmd=run ab.slot=a.eq=x=y.".len() + 1;
+        assert!(sample().encode::<LittleEndian>(Kind::Single, need).is_ok());
+        assert_eq!(
+            sample().encode::<LittleEndian>(Kind::Single, need - 1),
+            Err(need as u64)
+        );
+    }
+
+    #[test]
+    fn setting_a_variable_leaves_all_others_as_they_were_and_where_they_were() {
+        let data = b"z=1\0noequals\0=noname\0dup=1\0v=old\0dup=2\0v=\0v=x=y\0a=\xff\n\0\0junk";
+        let mut environment = Environment::parse(data);
+        assert_eq!(
+            environment.get("v"),
+            Some(&b"x=y"[..]),
+            "the last one counts"
+        );
+        environment.set("v", "new");
+        environment.set("added", "1");
+        let entries: Vec<_> = environment.entries().collect();
+        let expected: [&[u8]; 8] = [
+            b"z=1",
+            b"noequals",
+            b"=noname",
+            b"dup=1",
+            b"dup=2",
+            b"v=new",
+            b"a=\xff\n",
+            b"added=1",
+        ];
+        assert_eq!(entries, expected);
+    }
+
+    #[test]
+    fn the_greater_counter_is_newer_but_zero_follows_255() {
+        let newer = |first, second| {
+            let copy = |flags| StoredCopy { flags, ..sample() };
+            copy(first).is_newer_than(&copy(second))
+        };
+        for (first, second) in [
+            (1, 0),
+            (255, 254),
+            (255, 1),
+            (0, 255),
+            (128, 0),
+            (200, 72),
+            (5, 5),
+        ] {
+            assert!(newer(first, second), "{first} before {second}");
+        }
+        for (first, second) in [(0, 1), (254, 255), (1, 255), (255, 0), (0, 128), (72, 200)] {
+            assert!(!newer(first, second), "{first} before {second}");
+        }
+        for flags in 0..=255_u8 {
+            let next = flags.wrapping_add(1);
+            assert!(
+                newer(next, flags) && !newer(flags, next),
+                "{next} follows {flags}"
+            );
+        }
+    }
+}
