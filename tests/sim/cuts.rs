@@ -7,8 +7,8 @@ use std::path::Path;
 use sysupgrade_rs::files::trace::Op;
 
 use super::disk::{Disk, Loss};
-use super::snapshot::Snapshot;
 use super::{Random, SECTOR};
+use crate::world::snapshot::Snapshot;
 
 /// In-place writes up to this length are torn at every byte they change: a boot environment has no
 /// harmless place to be torn at.

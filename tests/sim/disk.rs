@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use sysupgrade_rs::files::trace::Op;
 
-use super::snapshot::{Entry, Snapshot};
 use super::{Random, SECTOR};
+use crate::world::snapshot::{Entry, Snapshot};
 
 /// Number of a file, directory, link or whiteout; the name it has is another matter.
 type Inode = usize;

@@ -21,11 +21,9 @@
 mod cuts;
 mod disk;
 mod proof;
-mod snapshot;
 
 pub use cuts::{Crash, cuts};
 pub use disk::Disk;
-pub use snapshot::Snapshot;
 
 /// What a disk writes whole or not at all, if it is a kind one.
 pub const SECTOR: usize = 512;

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use sysupgrade_rs::files::{self, InPlace, NewFile, trace};
 
-use super::{Crash, Disk, Random, Snapshot, cuts};
+use super::{Crash, Disk, Random, cuts};
+use crate::world::snapshot::Snapshot;
 
 const OLD: &[u8] = &[b'o'; 1500];
 const NEW: &[u8] = &[b'n'; 2100];
@@ -15,13 +16,13 @@ const NEW: &[u8] = &[b'n'; 2100];
 fn crashes(work: impl FnOnce(&Path)) -> Vec<Crash> {
     let root = tempfile::tempdir().expect("a temporary directory");
     fs::write(root.path().join("file"), OLD).expect("the old file");
-    let start = Snapshot::read(root.path());
+    let start = Snapshot::read(root.path()).expect("read");
     let ((), log) = trace::record(|| work(root.path()));
     let mut disk = Disk::new(root.path(), &start);
     for op in &log {
         disk.apply(op);
     }
-    let real = Snapshot::read(root.path());
+    let real = Snapshot::read(root.path()).expect("read");
     assert_eq!(disk.live(), real, "the log does not tell the whole story");
     cuts(root.path(), &start, &log, &mut Random(1)).0
 }

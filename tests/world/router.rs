@@ -1,0 +1,257 @@
+//! A virtual router: the hardware, boot loader, kernel and init that `board/virtual.toml` describes.
+//!
+//! A directory stands for the machine. Two directories in it stay when power goes, all else is what
+//! the running system shows:
+//!
+//! ```text
+//! flash/      kernel-a, root-a, kernel-b, root-b: the parts, files of fixed size; env: GRUB's block
+//! data/       the data directory, and an overlay a slot
+//! proc/cmdline, run/, rom/      as on a real one; rom is the read-only root of the running slot
+//! etc/, ...   the root of the running slot with the upper directory of its overlay over it
+//! ```
+//!
+//! The root part is a tar archive, padded to its partition. One that holds a file `broken` stands for
+//! a system that panics as it starts.
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sysupgrade_rs::board::Board;
+use sysupgrade_rs::boot::{Bootloader, GrubEnv};
+use sysupgrade_rs::files;
+use sysupgrade_rs::machine::below;
+use sysupgrade_rs::slots::{BootState, Slot};
+
+use super::snapshot::{Entry, Snapshot};
+
+/// What the virtual machine may fail with: a message for its operator.
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Directories that hold their content without power.
+pub const PERSISTENT: [&str; 2] = ["flash", "data"];
+
+/// Directories of a running system that are no part of its root.
+const NOT_IN_ROOT: [&str; 6] = ["flash", "data", "proc", "run", "rom", "tmp"];
+
+/// Where a boot ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Booted {
+    /// This slot's system is up.
+    Up(Slot),
+    /// This slot's system panicked; the watchdog resets the machine.
+    Panicked(Slot),
+    /// First boot of this slot refused and asks for a reboot.
+    Refused(Slot),
+}
+
+/// A router in a directory.
+pub struct Router {
+    dir: PathBuf,
+    board: Board,
+}
+
+impl Router {
+    /// The router in this directory, whether there is one yet or not.
+    pub fn at(dir: &Path) -> Result<Self> {
+        let board = Board::parse(sysupgrade_rs::board::VIRTUAL, "board/virtual.toml")?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            board,
+        })
+    }
+
+    /// The directory that stands for the machine.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Builds one as it leaves the factory: the first slot holds a system, the second nothing.
+    pub fn create(&self, kernel: &[u8], root: &[u8], part_size: usize) -> Result<()> {
+        fs::create_dir_all(self.dir.join("flash"))?;
+        for slot in Slot::ALL {
+            fs::create_dir_all(self.upper(slot).parent().unwrap_or(&self.dir))?;
+            for (part, system) in [("kernel", kernel), ("root", root)] {
+                // An erased NOR flash is all ones.
+                let mut medium = vec![0xff; part_size];
+                if slot == Slot::First {
+                    let room = medium.get_mut(..system.len());
+                    room.ok_or("the system is larger than its part")?
+                        .copy_from_slice(system);
+                }
+                fs::write(self.part(slot, part)?, medium)?;
+            }
+        }
+        let env = GrubEnv::format(self.names(), &BootState::FACTORY)?;
+        Ok(fs::write(self.environment(), env)?)
+    }
+
+    /// Power on, as far as it goes. `first_boot` is the command of that name; it says whether the
+    /// system may go on.
+    pub fn boot(&self, first_boot: impl FnOnce() -> Result<bool>) -> Result<Booted> {
+        self.pull_the_plug()?;
+        let slot = self.choose()?;
+        if !self.start(slot)? {
+            self.pull_the_plug()?;
+            return Ok(Booted::Panicked(slot));
+        }
+        if !first_boot()? {
+            self.pull_the_plug()?;
+            return Ok(Booted::Refused(slot));
+        }
+        self.mount_overlay(slot)?;
+        Ok(Booted::Up(slot))
+    }
+
+    /// The boot loader: it chooses a slot and stores the count before it jumps there.
+    pub fn choose(&self) -> Result<Slot> {
+        let mut env = GrubEnv::new(self.environment(), self.names());
+        let before = env.load()?;
+        let (slot, after) = before.boot();
+        if after != before {
+            env.store(&after)?;
+        }
+        Ok(slot)
+    }
+
+    /// The kernel: mounts the root part, writes its command line. False if it panics.
+    fn start(&self, slot: Slot) -> Result<bool> {
+        let rom = Snapshot::from_tar(&fs::read(self.part(slot, "root")?)?)?;
+        fs::create_dir_all(self.dir.join("proc"))?;
+        fs::create_dir_all(self.dir.join("run"))?;
+        let name = self.name(slot);
+        fs::write(
+            self.dir.join("proc/cmdline"),
+            format!("console=ttyS0 sysupgrade.slot={name}\n"),
+        )?;
+        rom.write(&self.dir.join("rom"))?;
+        rom.write(&self.dir)?;
+        Ok(!rom.0.contains_key(Path::new("broken")))
+    }
+
+    /// Init: lays the overlay of the slot over its root. What mounts an overlay makes its directory.
+    fn mount_overlay(&self, slot: Slot) -> Result<()> {
+        fs::create_dir_all(self.upper(slot))?;
+        let rom = Snapshot::read(&self.dir.join("rom"))?;
+        let view = overlay(&rom, &Snapshot::read(&self.upper(slot))?);
+        self.clear(|name| !NOT_IN_ROOT.contains(&name))?;
+        Ok(view.write(&self.dir)?)
+    }
+
+    /// The slot that runs; `None` if power is off.
+    pub fn running(&self) -> Result<Option<Slot>> {
+        let Ok(line) = fs::read_to_string(self.dir.join("proc/cmdline")) else {
+            return Ok(None);
+        };
+        let name = line
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("sysupgrade.slot="));
+        Ok(name.and_then(|name| self.board.slot_named(name)))
+    }
+
+    /// An orderly end: edits of the running system go where an overlay would have put them at once.
+    pub fn off(&self) -> Result<()> {
+        self.write_back()?;
+        self.pull_the_plug()
+    }
+
+    /// Stores edits of the running system in the overlay of its slot.
+    pub fn write_back(&self) -> Result<()> {
+        let Some(slot) = self.running()? else {
+            return Ok(());
+        };
+        let rom = Snapshot::read(&self.dir.join("rom"))?;
+        let mut view = Snapshot::read(&self.dir)?;
+        NOT_IN_ROOT.iter().for_each(|name| view.remove(name));
+        let upper = self.upper(slot);
+        if view != overlay(&rom, &Snapshot::read(&upper)?) {
+            files::remove_tree(&upper)?;
+            difference(&rom, &view).write(&upper)?;
+        }
+        Ok(())
+    }
+
+    /// Power goes: what the running system showed is no more.
+    pub fn pull_the_plug(&self) -> Result<()> {
+        self.clear(|name| !PERSISTENT.contains(&name))
+    }
+
+    fn clear(&self, goes: impl Fn(&str) -> bool) -> Result<()> {
+        for name in files::list(&self.dir)? {
+            if goes(&name.to_string_lossy()) {
+                files::remove_tree(&self.dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Name of a slot.
+    pub fn name(&self, slot: Slot) -> &str {
+        &self.board.slot(slot).name
+    }
+
+    fn names(&self) -> [String; 2] {
+        Slot::ALL.map(|slot| self.name(slot).to_owned())
+    }
+
+    fn environment(&self) -> PathBuf {
+        below(&self.dir, &self.board.boot.store[0].path)
+    }
+
+    /// The directory that holds what differs from the root of a slot.
+    pub fn upper(&self, slot: Slot) -> PathBuf {
+        let overlay = self.board.slot(slot).overlay.as_deref();
+        below(&self.dir, overlay.unwrap_or(Path::new("/"))).join("upper")
+    }
+
+    /// The medium of a part.
+    pub fn part(&self, slot: Slot, name: &str) -> Result<PathBuf> {
+        let part = self.board.slot(slot).parts.get(name);
+        Ok(below(
+            &self.dir,
+            &part.ok_or("the board has no such part")?.path,
+        ))
+    }
+}
+
+/// What the kernel shows of an upper directory over a lower one.
+fn overlay(lower: &Snapshot, upper: &Snapshot) -> Snapshot {
+    let mut view = lower.clone();
+    for (path, entry) in &upper.0 {
+        let merges = matches!(entry, Entry::Dir { .. })
+            && matches!(view.0.get(path), Some(Entry::Dir { .. }));
+        if !merges {
+            view.remove(path);
+        }
+        if *entry != Entry::Whiteout {
+            view.0.insert(path.clone(), entry.clone());
+        }
+    }
+    view
+}
+
+/// The upper directory that makes `lower` look like `view`.
+fn difference(lower: &Snapshot, view: &Snapshot) -> Snapshot {
+    let mut upper = Snapshot::default();
+    let mut add = |path: &Path, entry: &Entry| {
+        for dir in path.ancestors().skip(1) {
+            if let Some(entry) = view.0.get(dir) {
+                upper.0.insert(dir.to_owned(), entry.clone());
+            }
+        }
+        upper.0.insert(path.to_owned(), entry.clone());
+    };
+    for (path, entry) in &view.0 {
+        if lower.0.get(path) != Some(entry) {
+            add(path, entry);
+        }
+    }
+    for path in lower.0.keys().filter(|path| !view.0.contains_key(*path)) {
+        // Below a directory that is gone as a whole there is nothing left to hide.
+        let parent = path.parent().unwrap_or(Path::new(""));
+        if parent == Path::new("") || matches!(view.0.get(parent), Some(Entry::Dir { .. })) {
+            add(path, &Entry::Whiteout);
+        }
+    }
+    upper
+}
