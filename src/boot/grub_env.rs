@@ -33,10 +33,11 @@ const LEN: usize = 1024;
 
 const HEAD: &[u8] = b"# GRUB Environment Block\n";
 
-/// A GRUB environment block in a regular file, with the layout `order`.
+/// A GRUB environment block in a file or block device, with the layout `order`.
 #[derive(Debug)]
 pub struct GrubEnv {
     path: PathBuf,
+    offset: u64,
     order: Order,
 }
 
@@ -47,8 +48,15 @@ impl GrubEnv {
     pub fn new(path: PathBuf, names: [String; 2]) -> Self {
         Self {
             path,
+            offset: 0,
             order: Order::new(names),
         }
+    }
+
+    /// The same, with the block at this byte of the file or device.
+    #[must_use]
+    pub fn at(self, offset: u64) -> Self {
+        Self { offset, ..self }
     }
 
     /// The bytes of a new block that holds `state`, as a factory image has it.
@@ -62,11 +70,7 @@ impl GrubEnv {
     }
 
     fn read(&self, file: &InPlace) -> Result<(Vec<u8>, Block), BootError> {
-        if file.len() != LEN as u64 {
-            let problem = format!("{} bytes, a GRUB environment block has {LEN}", file.len());
-            return Err(damaged(&self.path, problem));
-        }
-        let bytes = read_medium(file, 0, LEN)?;
+        let bytes = read_medium(file, self.offset, LEN)?;
         let block = Block::parse(&bytes, &self.path)?;
         Ok((bytes, block))
     }
@@ -83,7 +87,7 @@ impl Bootloader for GrubEnv {
         let (old, mut block) = self.read(&file)?;
         block.set(&self.order.variables(state));
         let new = block.encode(&self.path)?;
-        write_and_prove(&file, 0, &old, &new)
+        write_and_prove(&file, self.offset, &old, &new)
     }
 }
 
