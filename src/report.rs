@@ -44,6 +44,7 @@ pub enum ExitCode {
     reason = "each name is its own text in JSON; the docs of ExitCode group them"
 )]
 pub enum Reason {
+    SourceFailed,
     NotAnImage,
     UnknownFormat,
     Damaged,
@@ -71,6 +72,7 @@ impl Reason {
     #[must_use]
     pub fn exit_code(self) -> ExitCode {
         match self {
+            Self::SourceFailed => ExitCode::Failed,
             Self::NotAnImage | Self::UnknownFormat | Self::Damaged | Self::Truncated => {
                 ExitCode::NotAnImage
             }
