@@ -1,0 +1,494 @@
+//! Keys and signatures as `usign` and OpenBSD's `signify` write them.
+//!
+//! Each is a text of two lines: `untrusted comment: ...`, then base64 of these bytes:
+//!
+//! ```text
+//! public key, 42   "Ed"  id 8  Ed25519 key 32
+//! signature, 74    "Ed"  id 8  Ed25519 signature 64, over the raw bytes of the message
+//! secret key, 104  "Ed"  "BK"  rounds u32 BE  salt 16  first 8 of SHA-512 of the secret  id 8  secret 64 (seed, key)
+//! ```
+//!
+//! The id (usign calls it fingerprint) is random, made with the key, and only says which key to try:
+//! a signature counts for nothing until the key itself has verified it. Comments carry no meaning.
+//! Rounds above 0 mean a secret key under a password; those are refused.
+//!
+//! Stricter than both tools in what no genuine file does: the comment prefix is demanded, base64
+//! must be canonical, nothing follows it, and signatures that only a forger writes (`s` not reduced,
+//! points of small order) do not verify. Laxer in nothing.
+
+use std::fmt;
+
+use base64ct::{Base64, Encoding};
+use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
+use sha2::{Digest, Sha512};
+use thiserror::Error;
+
+use crate::report::printable;
+
+/// Longest file that can hold one key: a comment of up to 1024 bytes (signify's limit), base64 of
+/// at most 104 bytes, and some slack.
+pub const MAX_KEY_FILE: u64 = 4 << 10;
+
+/// Most signatures that are looked at: each costs milliseconds on a slow router, and nobody signs
+/// with more keys.
+pub const MAX_SIGNATURES: usize = 16;
+
+const COMMENT: &str = "untrusted comment: ";
+const ALGORITHM: [u8; 2] = *b"Ed";
+const KDF: [u8; 2] = *b"BK";
+
+const PUBLIC_LEN: usize = 42;
+const SIGNATURE_LEN: usize = 74;
+const SECRET_LEN: usize = 104;
+
+/// Why a key or signature cannot be read.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum UsignError {
+    /// Not even text.
+    #[error("not a text")]
+    NotText,
+    /// The line before the base64 is not a comment.
+    #[error("line {line} does not begin with `untrusted comment: `")]
+    NoComment {
+        /// Line, from 1.
+        line: usize,
+    },
+    /// Not base64, or not of the length that this kind of file has.
+    #[error("line {line} is not base64 of the {wanted} bytes of a {kind}")]
+    NotBase64 {
+        /// Line, from 1.
+        line: usize,
+        /// The kind of file.
+        kind: &'static str,
+        /// Its length in bytes.
+        wanted: usize,
+    },
+    /// Something follows where the file should end.
+    #[error("text after the {kind}")]
+    TrailingText {
+        /// The kind of file.
+        kind: &'static str,
+    },
+    /// Not Ed25519.
+    #[error("unknown algorithm, only Ed25519 (`Ed`) is")]
+    Algorithm,
+    /// The 32 bytes are no public key, or one that any signature would fit.
+    #[error("not a usable Ed25519 public key")]
+    NotAKey,
+    /// A secret key under a password.
+    #[error("the secret key is under a password ({rounds} rounds); make one without (signify -n)")]
+    Password {
+        /// Rounds of the key derivation.
+        rounds: u32,
+    },
+    /// The secret key's own checksum is wrong, or its two halves are of different keys.
+    #[error("the secret key is damaged")]
+    DamagedSecret,
+    /// More signatures than [`MAX_SIGNATURES`].
+    #[error("more than {MAX_SIGNATURES} signatures")]
+    TooMany,
+}
+
+/// Eight bytes that name a key; shown as 16 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId([u8; 8]);
+
+impl KeyId {
+    /// From its bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+
+    /// From exactly 16 lower-case hex digits: the name of its file in a key directory.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let canonical = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() != 16 || !text.bytes().all(canonical) {
+            return None;
+        }
+        let number = u64::from_str_radix(text, 16).ok()?;
+        Some(Self(number.to_be_bytes()))
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", u64::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyId({self})")
+    }
+}
+
+/// A public key with its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicKey {
+    id: KeyId,
+    key: VerifyingKey,
+}
+
+impl PublicKey {
+    /// Reads a public key file.
+    ///
+    /// # Errors
+    /// [`UsignError`]: also for keys of small order, for which anybody can make signatures.
+    pub fn parse(file: &[u8]) -> Result<Self, UsignError> {
+        let bytes: [u8; PUBLIC_LEN] = decode_file(file, "public key")?;
+        let mut fields = Fields(&bytes);
+        fields.algorithm()?;
+        let id = KeyId(fields.take());
+        let key = VerifyingKey::from_bytes(&fields.take()).map_err(|_| UsignError::NotAKey)?;
+        if key.is_weak() {
+            return Err(UsignError::NotAKey);
+        }
+        Ok(Self { id, key })
+    }
+
+    /// The file, with this comment.
+    #[must_use]
+    pub fn to_text(&self, comment: &str) -> String {
+        let mut bytes = Vec::with_capacity(PUBLIC_LEN);
+        bytes.extend(ALGORITHM);
+        bytes.extend(self.id.0);
+        bytes.extend(self.key.as_bytes());
+        encode(comment, &bytes)
+    }
+
+    /// The name of the key.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The key itself, to tell one key under two ids.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        self.key.as_bytes()
+    }
+
+    /// True if this key made the signature over exactly these bytes.
+    #[must_use]
+    pub fn verifies(&self, message: &[u8], signature: &Signature) -> bool {
+        let bytes = ed25519_dalek::Signature::from_bytes(&signature.bytes);
+        self.id == signature.id && self.key.verify_strict(message, &bytes).is_ok()
+    }
+}
+
+/// A signature and the id of the key that is said to have made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    id: KeyId,
+    bytes: [u8; 64],
+}
+
+impl Signature {
+    /// Reads one or more signature files put one after the other. No bytes are no signatures.
+    ///
+    /// # Errors
+    /// [`UsignError`] if any of it is not a signature.
+    pub fn parse_all(file: &[u8]) -> Result<Vec<Self>, UsignError> {
+        let text = std::str::from_utf8(file).map_err(|_| UsignError::NotText)?;
+        let mut lines = Lines::of(text);
+        let mut signatures = Vec::new();
+        while !lines.is_at_end() {
+            if signatures.len() == MAX_SIGNATURES {
+                return Err(UsignError::TooMany);
+            }
+            let bytes: [u8; SIGNATURE_LEN] = lines.decode("signature")?;
+            let mut fields = Fields(&bytes);
+            fields.algorithm()?;
+            signatures.push(Self {
+                id: KeyId(fields.take()),
+                bytes: fields.take(),
+            });
+        }
+        Ok(signatures)
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut bytes = Vec::with_capacity(SIGNATURE_LEN);
+        bytes.extend(ALGORITHM);
+        bytes.extend(self.id.0);
+        bytes.extend(self.bytes);
+        encode(&format!("signed by key {}", self.id), &bytes)
+    }
+
+    /// Which key is said to have made it.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+}
+
+/// A secret key with its id. Only `sysupgrade-pack` has any; it is wiped from memory when dropped.
+pub struct SecretKey {
+    id: KeyId,
+    key: SigningKey,
+}
+
+impl SecretKey {
+    /// From random bytes.
+    #[must_use]
+    pub fn from_seed(id: [u8; 8], seed: &[u8; 32]) -> Self {
+        Self {
+            id: KeyId(id),
+            key: SigningKey::from_bytes(seed),
+        }
+    }
+
+    /// Reads a secret key file.
+    ///
+    /// # Errors
+    /// [`UsignError`]: also for keys under a password.
+    pub fn parse(file: &[u8]) -> Result<Self, UsignError> {
+        let bytes: [u8; SECRET_LEN] = decode_file(file, "secret key")?;
+        let mut fields = Fields(&bytes);
+        fields.algorithm()?;
+        if fields.take() != KDF {
+            return Err(UsignError::Algorithm);
+        }
+        let rounds = u32::from_be_bytes(fields.take());
+        if rounds > 0 {
+            return Err(UsignError::Password { rounds });
+        }
+        let _salt: [u8; 16] = fields.take();
+        let checksum: [u8; 8] = fields.take();
+        let id = KeyId(fields.take());
+        let secret: [u8; 64] = fields.take();
+        if checksum != secret_checksum(&secret) {
+            return Err(UsignError::DamagedSecret);
+        }
+        let key = SigningKey::from_keypair_bytes(&secret).map_err(|_| UsignError::DamagedSecret)?;
+        Ok(Self { id, key })
+    }
+
+    /// The file, with this comment. The salt is zero: without a password nothing uses it.
+    #[must_use]
+    pub fn to_text(&self, comment: &str) -> String {
+        let secret = self.key.to_keypair_bytes();
+        let mut bytes = Vec::with_capacity(SECRET_LEN);
+        bytes.extend(ALGORITHM);
+        bytes.extend(KDF);
+        bytes.extend(0_u32.to_be_bytes());
+        bytes.extend([0; 16]);
+        bytes.extend(secret_checksum(&secret));
+        bytes.extend(self.id.0);
+        bytes.extend(secret);
+        encode(comment, &bytes)
+    }
+
+    /// Signs these bytes. The same bytes always give the same signature.
+    #[must_use]
+    pub fn sign(&self, message: &[u8]) -> Signature {
+        Signature {
+            id: self.id,
+            bytes: self.key.sign(message).to_bytes(),
+        }
+    }
+
+    /// The public half.
+    #[must_use]
+    pub fn public(&self) -> PublicKey {
+        PublicKey {
+            id: self.id,
+            key: self.key.verifying_key(),
+        }
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretKey({})", self.id)
+    }
+}
+
+fn secret_checksum(secret: &[u8; 64]) -> [u8; 8] {
+    let hash: [u8; 64] = Sha512::digest(secret).into();
+    Fields(&hash).take()
+}
+
+/// Fixed fields of a decoded file, in order. The callers' array types make the lengths right.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let (field, rest) = self
+            .0
+            .split_first_chunk()
+            .expect("the fields of each kind add up to its length, which decode checked");
+        self.0 = rest;
+        *field
+    }
+
+    fn algorithm(&mut self) -> Result<(), UsignError> {
+        if self.take() == ALGORITHM {
+            Ok(())
+        } else {
+            Err(UsignError::Algorithm)
+        }
+    }
+}
+
+/// The lines of a text, counted.
+struct Lines<'a> {
+    lines: std::iter::Peekable<std::str::Lines<'a>>,
+    line: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn of(text: &'a str) -> Self {
+        Self {
+            lines: text.lines().peekable(),
+            line: 0,
+        }
+    }
+
+    fn next(&mut self) -> &'a str {
+        self.line += 1;
+        self.lines.next().unwrap_or_default()
+    }
+
+    fn is_at_end(&mut self) -> bool {
+        self.lines.peek().is_none()
+    }
+
+    /// Takes a comment line and a base64 line.
+    fn decode<const N: usize>(&mut self, kind: &'static str) -> Result<[u8; N], UsignError> {
+        if !self.next().starts_with(COMMENT) {
+            return Err(UsignError::NoComment { line: self.line });
+        }
+        // White space around it is let pass, as both tools do: mailers and editors leave it.
+        let text = self.next().trim_ascii();
+        let mut bytes = [0; N];
+        match Base64::decode(text, &mut bytes) {
+            Ok(decoded) if decoded.len() == N => Ok(bytes),
+            _ => Err(UsignError::NotBase64 {
+                line: self.line,
+                kind,
+                wanted: N,
+            }),
+        }
+    }
+}
+
+fn decode_file<const N: usize>(file: &[u8], kind: &'static str) -> Result<[u8; N], UsignError> {
+    let text = std::str::from_utf8(file).map_err(|_| UsignError::NotText)?;
+    let mut lines = Lines::of(text);
+    let bytes = lines.decode(kind)?;
+    if !lines.is_at_end() {
+        return Err(UsignError::TrailingText { kind });
+    }
+    Ok(bytes)
+}
+
+fn encode(comment: &str, bytes: &[u8]) -> String {
+    format!(
+        "{COMMENT}{}\n{}\n",
+        printable(comment),
+        Base64::encode_string(bytes)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> SecretKey {
+        SecretKey::from_seed(*b"\x00\x01\x02\x03\xfc\xfd\xfe\xff", &[7; 32])
+    }
+
+    #[test]
+    fn keys_and_signatures_survive_their_files() {
+        let secret = SecretKey::parse(key().to_text("mine").as_bytes()).unwrap();
+        assert_eq!(secret.public(), key().public());
+        let public = PublicKey::parse(secret.public().to_text("mine").as_bytes()).unwrap();
+        assert_eq!(public, key().public());
+        let signature = secret.sign(b"message");
+        let parsed = Signature::parse_all(signature.to_text().as_bytes()).unwrap();
+        assert_eq!(parsed, [signature.clone()]);
+        assert!(public.verifies(b"message", &signature));
+        assert!(!public.verifies(b"massage", &signature));
+    }
+
+    #[test]
+    fn an_id_is_sixteen_lower_case_hex_digits() {
+        assert_eq!(key().public().id().to_string(), "00010203fcfdfeff");
+        assert_eq!(KeyId::parse("00010203fcfdfeff"), Some(key().public().id()));
+        for wrong in [
+            "00010203FCFDFEFF",
+            "00010203fcfdfef",
+            "+0010203fcfdfeff",
+            "00010203fcfdfeff0",
+            "",
+        ] {
+            assert_eq!(KeyId::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_comment_cannot_break_out_of_its_line() {
+        let text = key().public().to_text("a\nb");
+        assert_eq!(text.lines().count(), 2, "{text}");
+    }
+
+    #[test]
+    fn a_secret_key_with_any_bit_flipped_is_refused() {
+        let text = key().to_text("mine");
+        let (comment, line) = text.split_once('\n').unwrap();
+        let mut bytes = Base64::decode_vec(line.trim()).unwrap();
+        // The salt means nothing, and the id is not covered by the checksum.
+        for at in (0..8).chain(24..32).chain(40..SECRET_LEN) {
+            for bit in 0..8 {
+                bytes[at] ^= 1 << bit;
+                let changed = format!("{comment}\n{}\n", Base64::encode_string(&bytes));
+                assert!(
+                    SecretKey::parse(changed.as_bytes()).is_err(),
+                    "byte {at} bit {bit}"
+                );
+                bytes[at] ^= 1 << bit;
+            }
+        }
+    }
+
+    #[test]
+    fn a_secret_key_under_a_password_is_refused_by_name() {
+        let text = key().to_text("mine");
+        let (comment, line) = text.split_once('\n').unwrap();
+        let mut bytes = Base64::decode_vec(line.trim()).unwrap();
+        bytes[7] = 42;
+        let changed = format!("{comment}\n{}\n", Base64::encode_string(&bytes));
+        assert_eq!(
+            SecretKey::parse(changed.as_bytes()).err(),
+            Some(UsignError::Password { rounds: 42 })
+        );
+    }
+
+    #[test]
+    fn more_signatures_than_anybody_makes_are_refused() {
+        let text = key().sign(b"message").to_text();
+        assert_eq!(
+            Signature::parse_all(text.repeat(16).as_bytes()).map(|all| all.len()),
+            Ok(16)
+        );
+        assert_eq!(
+            Signature::parse_all(text.repeat(17).as_bytes()),
+            Err(UsignError::TooMany)
+        );
+    }
+
+    #[test]
+    fn a_key_that_fits_every_signature_is_refused() {
+        // The neutral point has order 1.
+        let mut bytes = b"Ed12345678".to_vec();
+        bytes.extend([1]);
+        bytes.extend([0; 31]);
+        let text = encode("weak", &bytes);
+        assert_eq!(PublicKey::parse(text.as_bytes()), Err(UsignError::NotAKey));
+    }
+}
