@@ -1,0 +1,397 @@
+//! Making an image, on the build host.
+//!
+//! The same inputs always give the same bytes: nothing depends on times, owners, the order of a
+//! directory or the machine. A part is read twice, once for its digests and once for its bytes, and
+//! never held; a file that changes in between is an error.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use flate2::{Compress, Compression, FlushCompress, GzBuilder, Status};
+use tar::{EntryType, Header};
+use thiserror::Error;
+
+use super::blocks::{DEFLATE_OVERHEAD, Entry};
+use super::digest::{Digest, Hasher};
+use super::error::ImageError;
+use super::header::{self, Kind, TAR_BLOCK};
+use super::manifest::{Encoding, MAX_CONFIG, Manifest, MemberInfo, PartInfo};
+use super::read::Unverified;
+use super::{CONFIG, CONTROL, MANIFEST, SIGNATURES, directory};
+use crate::files::{self, FileError, InPlace};
+use crate::trust::Trust;
+use crate::trust::usign::{KeyId, SecretKey, Signature};
+
+/// What goes into an image.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Boards it is for; the first one names its directory.
+    pub boards: Vec<String>,
+    /// Version, for people.
+    pub version: String,
+    /// Security number.
+    pub security: u64,
+    /// Compatibility version, `MAJOR.MINOR`.
+    pub compat: String,
+    /// Number of the configuration engine in the new system.
+    pub engine: u32,
+    /// The parts, in the order they are installed.
+    pub parts: Vec<PartSource>,
+    /// A tree that becomes config.tar.gz.
+    pub defaults: Option<PathBuf>,
+    /// Bytes of a block.
+    pub block_size: u32,
+    /// How blocks are stored.
+    pub encoding: Encoding,
+}
+
+/// A file that becomes a part.
+#[derive(Clone, Debug)]
+pub struct PartSource {
+    /// Name of the part, in the image and in the slot.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// Why an image cannot be made.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// An input cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The manifest would not be accepted.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Something in the defaults that has no place in a configuration.
+    #[error("{} is neither file, directory nor link", path.display())]
+    Kind {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// An input was changed while it was read.
+    #[error("{} changed while it was read", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The defaults do not fit.
+    #[error("config.tar.gz has {found} bytes, at most {MAX_CONFIG} are possible")]
+    ConfigTooLong {
+        /// Its length.
+        found: usize,
+    },
+    /// A key that is asked to sign twice.
+    #[error("key {id} has signed already")]
+    SignedAlready {
+        /// The key.
+        id: KeyId,
+    },
+    /// Metadata of another tool covers the signatures.
+    #[error("{} ends in OpenWrt metadata, which new signatures would break: sign before it is added", path.display())]
+    Metadata {
+        /// The image.
+        path: PathBuf,
+    },
+    /// The image cannot be written.
+    #[error("cannot write the image")]
+    Write(#[from] io::Error),
+}
+
+/// Writes an image, signed with these keys. Without a key it is written all the same, and refused
+/// by every device until `sysupgrade-pack sign` has signed it.
+///
+/// # Errors
+/// [`BuildError`]; what was written is then no image.
+pub fn build(spec: &Spec, keys: &[SecretKey], out: &mut dyn Write) -> Result<Manifest, BuildError> {
+    let board = spec.boards.first().map(String::as_str).unwrap_or_default();
+    let directory = directory(board);
+    let control = format!("BOARD={}\n", board.replace(',', "_")).into_bytes();
+    let config = spec.defaults.as_deref().map(pack_tree).transpose()?;
+    let mut parts = Vec::new();
+    let mut tables = Vec::new();
+    for source in &spec.parts {
+        let (part, table) = measure(source, spec)?;
+        parts.push(part);
+        tables.push(table);
+    }
+    let manifest = Manifest {
+        boards: spec.boards.clone(),
+        version: spec.version.clone(),
+        security: spec.security,
+        compat: spec.compat.clone(),
+        engine: spec.engine,
+        control: describe(CONTROL, &control),
+        config: config.as_deref().map(|bytes| describe(CONFIG, bytes)),
+        parts,
+    };
+    let json = manifest.to_json()?;
+    let signatures: String = keys.iter().map(|key| key.sign(&json).to_text()).collect();
+
+    let mut out = Output::begin(out, directory)?;
+    out.member(MANIFEST, &json)?;
+    out.member(SIGNATURES, signatures.as_bytes())?;
+    out.member(CONTROL, &control)?;
+    if let Some(bytes) = config {
+        out.member(CONFIG, &bytes)?;
+    }
+    for ((source, part), table) in spec.parts.iter().zip(&manifest.parts).zip(&tables) {
+        out.member(&part.table.name, table)?;
+        out.header(&part.name, part.stored_size)?;
+        write_part(source, part, spec, out.out)?;
+        out.padding(part.stored_size)?;
+    }
+    out.end()?;
+    Ok(manifest)
+}
+
+/// The tar that is written.
+struct Output<'a> {
+    out: &'a mut dyn Write,
+    directory: String,
+}
+
+impl<'a> Output<'a> {
+    fn begin(out: &'a mut dyn Write, directory: String) -> io::Result<Self> {
+        header::write(out, &directory, Kind::Directory, 0)?;
+        Ok(Self { out, directory })
+    }
+
+    fn header(&mut self, name: &str, size: u64) -> io::Result<()> {
+        let name = format!("{}{name}", self.directory);
+        header::write(self.out, &name, Kind::File, size)
+    }
+
+    /// Contents are followed by zeros up to a whole block.
+    fn padding(&mut self, size: u64) -> io::Result<()> {
+        self.out.write_all(&[0; TAR_BLOCK][..header::padding(size)])
+    }
+
+    fn member(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let size = bytes.len() as u64;
+        self.header(name, size)?;
+        self.out.write_all(bytes)?;
+        self.padding(size)
+    }
+
+    fn end(self) -> io::Result<()> {
+        self.out.write_all(&[0; 2 * TAR_BLOCK])
+    }
+}
+
+/// Writes a copy of the image at `path` that these keys have signed too.
+///
+/// Nobody should sign what would not install: the image is read whole and checked first.
+///
+/// # Errors
+/// [`BuildError`]; what was written is then no image.
+pub fn sign(path: &Path, keys: &[SecretKey], out: &mut dyn Write) -> Result<(), BuildError> {
+    if has_metadata(path)? {
+        return Err(BuildError::Metadata {
+            path: path.to_owned(),
+        });
+    }
+    let open = || File::open(path).map_err(FileError::at("open", path));
+    let mut head = Unverified::open(open()?)?;
+    let mut signatures = head.signatures()?;
+    for key in keys {
+        let id = key.public().id();
+        if signatures.iter().any(|signature| signature.id() == id) {
+            return Err(BuildError::SignedAlready { id });
+        }
+        signatures.push(key.sign(&head.manifest));
+    }
+    let text: String = signatures.iter().map(Signature::to_text).collect();
+    head.signatures = text.into_bytes();
+    let signed = (head.manifest.clone(), head.signatures.clone());
+    head.verify(&Trust::in_any_of(keys.iter().map(SecretKey::public)))?
+        .check()?;
+
+    let head = Unverified::open(open()?)?;
+    if head.manifest != signed.0 {
+        return Err(BuildError::Changed {
+            path: path.to_owned(),
+        });
+    }
+    let mut out = Output::begin(out, head.directory)?;
+    out.member(MANIFEST, &signed.0)?;
+    out.member(SIGNATURES, &signed.1)?;
+    let mut rest = head.source.inner;
+    io::copy(&mut rest, out.out)?;
+    Ok(())
+}
+
+/// True if OpenWrt's metadata follows the image: its checksum covers every byte before it, so that
+/// signatures can only be added first.
+fn has_metadata(path: &Path) -> Result<bool, FileError> {
+    const TRAILER: u64 = 16;
+    let file = InPlace::open_read_only(path)?;
+    let Some(offset) = file.len().checked_sub(TRAILER) else {
+        return Ok(false);
+    };
+    let mut magic = [0; 4];
+    file.read_at(&mut magic, offset)?;
+    Ok(magic == *b"FWx0")
+}
+
+fn describe(name: &str, bytes: &[u8]) -> MemberInfo {
+    MemberInfo {
+        name: name.to_owned(),
+        size: bytes.len() as u64,
+        sha256: Digest::of(bytes),
+    }
+}
+
+/// First pass over a part: its place in the manifest, and its block table.
+fn measure(source: &PartSource, spec: &Spec) -> Result<(PartInfo, Vec<u8>), BuildError> {
+    let mut table = Vec::new();
+    let (mut raw_size, mut stored_size) = (0, 0);
+    let (mut raw_hasher, mut stored_hasher) = (Hasher::new(), Hasher::new());
+    each_block(&source.path, spec, |raw, stored| {
+        raw_size += raw.len() as u64;
+        stored_size += stored.len() as u64;
+        raw_hasher.update(raw);
+        stored_hasher.update(stored);
+        let stored = match spec.encoding {
+            Encoding::Plain => None,
+            Encoding::Deflate => {
+                let length = u32::try_from(stored.len()).map_err(io::Error::other)?;
+                Some((length, Digest::of(stored)))
+            }
+        };
+        let raw = Digest::of(raw);
+        Entry { raw, stored }.write(&mut table);
+        Ok(())
+    })?;
+    let part = PartInfo {
+        name: source.name.clone(),
+        slot_part: source.name.clone(),
+        stored_size,
+        stored_sha256: stored_hasher.finish(),
+        raw_size,
+        raw_sha256: raw_hasher.finish(),
+        block_size: spec.block_size,
+        encoding: spec.encoding,
+        table: describe(&format!("{}.blocks", source.name), &table),
+    };
+    Ok((part, table))
+}
+
+/// Second pass over a part: its bytes, which must be the ones of the first pass.
+fn write_part(
+    source: &PartSource,
+    part: &PartInfo,
+    spec: &Spec,
+    out: &mut dyn Write,
+) -> Result<(), BuildError> {
+    let mut hasher = Hasher::new();
+    let mut size = 0;
+    each_block(&source.path, spec, |_, stored| {
+        hasher.update(stored);
+        size += stored.len() as u64;
+        out.write_all(stored)
+    })?;
+    if size != part.stored_size || hasher.finish() != part.stored_sha256 {
+        return Err(BuildError::Changed {
+            path: source.path.clone(),
+        });
+    }
+    Ok(())
+}
+
+/// Calls `f` with each block of a file, raw and as it is stored.
+fn each_block(
+    path: &Path,
+    spec: &Spec,
+    mut f: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
+) -> Result<(), BuildError> {
+    let mut file = File::open(path).map_err(FileError::at("open", path))?;
+    let mut compress = Compress::new(Compression::best(), false);
+    let mut raw = Vec::new();
+    let mut deflated = Vec::new();
+    loop {
+        raw.clear();
+        let count = (&mut file)
+            .take(u64::from(spec.block_size))
+            .read_to_end(&mut raw)
+            .map_err(FileError::at("read", path))?;
+        if count == 0 {
+            return Ok(());
+        }
+        match spec.encoding {
+            Encoding::Plain => f(&raw, &raw)?,
+            Encoding::Deflate => {
+                deflate(&mut compress, &raw, &mut deflated)?;
+                f(&raw, &deflated)?;
+            }
+        }
+    }
+}
+
+/// Makes a raw deflate stream of a block, even if that does not make it smaller.
+fn deflate(compress: &mut Compress, raw: &[u8], deflated: &mut Vec<u8>) -> io::Result<()> {
+    let overhead = usize::try_from(DEFLATE_OVERHEAD).map_err(io::Error::other)?;
+    deflated.clear();
+    deflated.reserve(raw.len() + overhead);
+    compress.reset();
+    match compress.compress_vec(raw, deflated, FlushCompress::Finish)? {
+        Status::StreamEnd => Ok(()),
+        _ => Err(io::Error::other(
+            "a block grows too much when it is deflated",
+        )),
+    }
+}
+
+/// Packs a tree as config.tar.gz: sorted, owned by root, without times, modes and links kept.
+fn pack_tree(root: &Path) -> Result<Vec<u8>, BuildError> {
+    // Byte 9 of the header says which system made it: 255, unknown, is the same everywhere.
+    let gzip = GzBuilder::new()
+        .mtime(0)
+        .operating_system(255)
+        .write(Vec::new(), Compression::best());
+    let mut archive = tar::Builder::new(gzip);
+    pack_dir(&mut archive, root, Path::new(""))?;
+    let bytes = archive.into_inner()?.finish()?;
+    if bytes.len() as u64 > MAX_CONFIG {
+        return Err(BuildError::ConfigTooLong { found: bytes.len() });
+    }
+    Ok(bytes)
+}
+
+fn pack_dir(
+    archive: &mut tar::Builder<impl Write>,
+    root: &Path,
+    below: &Path,
+) -> Result<(), BuildError> {
+    for name in files::list(&root.join(below))? {
+        let relative = below.join(&name);
+        let path = root.join(&relative);
+        let metadata = fs::symlink_metadata(&path).map_err(FileError::at("examine", &path))?;
+        let mut header = Header::new_gnu();
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_mode(metadata.permissions().mode() & 0o7777);
+        header.set_size(0);
+        if metadata.is_dir() {
+            header.set_entry_type(EntryType::Directory);
+            archive.append_data(&mut header, relative.join(""), io::empty())?;
+            pack_dir(archive, root, &relative)?;
+        } else if metadata.is_symlink() {
+            let target = fs::read_link(&path).map_err(FileError::at("read", &path))?;
+            header.set_entry_type(EntryType::Symlink);
+            header.set_mode(0o777);
+            archive.append_link(&mut header, &relative, target)?;
+        } else if metadata.is_file() {
+            let bytes = files::read(&path, MAX_CONFIG)?;
+            header.set_entry_type(EntryType::Regular);
+            header.set_size(bytes.len() as u64);
+            archive.append_data(&mut header, &relative, bytes.as_slice())?;
+        } else {
+            return Err(BuildError::Kind { path });
+        }
+    }
+    Ok(())
+}
