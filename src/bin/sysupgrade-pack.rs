@@ -1,2 +1,349 @@
-//! The `sysupgrade-pack` command.
-fn main() {}
+//! The `sysupgrade-pack` command: makes, signs and shows images on the build host.
+//!
+//! It is a program of its own so that no router carries code that signs.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+use sysupgrade_rs::files::{self, FileError, NewFile};
+use sysupgrade_rs::image::manifest::DEFAULT_BLOCK_SIZE;
+use sysupgrade_rs::image::{
+    self, BuildError, Encoding, ImageError, Manifest, PartInfo, PartSource, Spec, Unverified,
+};
+use sysupgrade_rs::report::{ExitCode, printable};
+use sysupgrade_rs::trust::usign::{self, KeyId, SecretKey, Signature, UsignError};
+use thiserror::Error;
+
+/// Number of the configuration engine that images made by this version are made for.
+const ENGINE: u32 = 1;
+
+/// How much is written to the image at a time.
+const WRITE_BUFFER: usize = 64 << 10;
+
+/// Make, sign and show images for sysupgrade-rs.
+///
+/// Exit codes: 0 done, 1 failed, 2 usage, 10 not an image or damaged.
+#[derive(Parser)]
+#[command(name = "sysupgrade-pack", version)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Keygen(Keygen),
+    Build(Build),
+    Sign(Sign),
+    Inspect(Inspect),
+}
+
+/// Make a key pair and print its fingerprint, the name of the public key in a key directory
+#[derive(Args)]
+struct Keygen {
+    /// File for the secret key; it must not exist
+    #[arg(long, value_name = "FILE")]
+    secret: PathBuf,
+    /// File for the public key; it must not exist
+    #[arg(long, value_name = "FILE")]
+    public: PathBuf,
+    /// Says whose key it is [default: its fingerprint]
+    #[arg(long, value_name = "TEXT")]
+    comment: Option<String>,
+}
+
+/// Make an image; the same inputs always give the same bytes
+#[derive(Args)]
+struct Build {
+    /// Board the image is for; give it again for each compatible board
+    #[arg(long, value_name = "NAME", required = true)]
+    board: Vec<String>,
+    /// Version of the new system
+    #[arg(long)]
+    version: String,
+    /// Security number: raise it when an older image must not come back
+    #[arg(long, value_name = "N")]
+    security: u64,
+    /// Compatibility version, as OpenWrt has it
+    #[arg(long, value_name = "N.N", default_value = "1.0")]
+    compat: String,
+    /// A part of the slot, and the file for it; give it again for each part
+    #[arg(long, value_name = "NAME=FILE", required = true, value_parser = part)]
+    part: Vec<PartSource>,
+    /// Tree with the default configuration of the new system (etc/...)
+    #[arg(long, value_name = "DIR")]
+    defaults: Option<PathBuf>,
+    /// Bytes of a block: a power of two from 4096 to 1048576
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_BLOCK_SIZE)]
+    block_size: u32,
+    /// Deflate the parts
+    #[arg(long)]
+    deflate: bool,
+    /// Secret key to sign with; give it again for more, or none and sign later
+    #[arg(long, value_name = "SECRET")]
+    key: Vec<PathBuf>,
+    /// The image
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+}
+
+/// Check an image and add signatures to it
+#[derive(Args)]
+struct Sign {
+    /// Secret key to sign with; give it again for more
+    #[arg(long, value_name = "SECRET", required = true)]
+    key: Vec<PathBuf>,
+    /// The image; it is replaced when all is done
+    image: PathBuf,
+}
+
+/// Show what an image says it is, without checking anything
+#[derive(Args)]
+struct Inspect {
+    /// The answer as one JSON document
+    #[arg(long)]
+    json: bool,
+    /// The image, or - for standard input
+    image: PathBuf,
+}
+
+fn part(text: &str) -> Result<PartSource, String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok(PartSource {
+            name: name.to_owned(),
+            path: PathBuf::from(path),
+        }),
+        _ => Err("not of the form NAME=FILE".to_owned()),
+    }
+}
+
+#[derive(Debug, Error)]
+enum PackError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error("{}", path.display())]
+    Key { path: PathBuf, source: UsignError },
+    #[error("{} exists already, and a key that is overwritten is lost", path.display())]
+    KeyExists { path: PathBuf },
+    #[error("cannot write the answer")]
+    Answer(#[from] io::Error),
+}
+
+impl PackError {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Image(error) | Self::Build(BuildError::Image(error)) => {
+                error.reason().exit_code()
+            }
+            // Whoever reads the answer has seen enough of it.
+            Self::Answer(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::Done,
+            _ => ExitCode::Failed,
+        }
+    }
+}
+
+fn main() -> process::ExitCode {
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
+        Err(error) => return usage(&error),
+    };
+    let code = match run(command_line.command) {
+        Ok(()) => ExitCode::Done,
+        Err(error) => {
+            let code = error.exit_code();
+            if code != ExitCode::Done {
+                complain(&error);
+            }
+            code
+        }
+    };
+    process::ExitCode::from(code as u8)
+}
+
+fn usage(error: &clap::Error) -> process::ExitCode {
+    let code = match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::Done,
+        _ => ExitCode::Usage,
+    };
+    // If even the help cannot be written, there is nobody to tell.
+    let _ = error.print();
+    process::ExitCode::from(code as u8)
+}
+
+fn complain(error: &dyn Error) {
+    let mut text = format!("sysupgrade-pack: {error}");
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+fn run(command: Command) -> Result<(), PackError> {
+    match command {
+        Command::Keygen(args) => keygen(&args),
+        Command::Build(args) => build(args),
+        Command::Sign(args) => sign(&args),
+        Command::Inspect(args) => inspect(&args),
+    }
+}
+
+fn keygen(args: &Keygen) -> Result<(), PackError> {
+    for path in [&args.secret, &args.public] {
+        if files::exists(path) {
+            return Err(PackError::KeyExists { path: path.clone() });
+        }
+    }
+    let secret = SecretKey::from_seed(random()?, &random()?);
+    let public = secret.public();
+    let id = public.id();
+    let comment = args.comment.clone().unwrap_or_else(|| id.to_string());
+    let text = secret.to_text(&format!("{comment} secret key"));
+    files::replace(&args.secret, text.as_bytes(), 0o600)?;
+    let text = public.to_text(&format!("{comment} public key"));
+    files::replace(&args.public, text.as_bytes(), 0o644)?;
+    writeln!(io::stdout(), "{id}")?;
+    Ok(())
+}
+
+fn random<const N: usize>() -> Result<[u8; N], FileError> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; N];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(FileError::at("read", path))?;
+    Ok(bytes)
+}
+
+fn read_keys(paths: &[PathBuf]) -> Result<Vec<SecretKey>, PackError> {
+    let read = |path: &PathBuf| {
+        let file = files::read(path, usign::MAX_KEY_FILE)?;
+        SecretKey::parse(&file).map_err(|source| PackError::Key {
+            path: path.clone(),
+            source,
+        })
+    };
+    paths.iter().map(read).collect()
+}
+
+fn build(args: Build) -> Result<(), PackError> {
+    let keys = read_keys(&args.key)?;
+    let spec = Spec {
+        boards: args.board,
+        version: args.version,
+        security: args.security,
+        compat: args.compat,
+        engine: ENGINE,
+        parts: args.part,
+        defaults: args.defaults,
+        block_size: args.block_size,
+        encoding: if args.deflate {
+            Encoding::Deflate
+        } else {
+            Encoding::Plain
+        },
+    };
+    write_image(&args.output, |out| {
+        image::build(&spec, &keys, out).map(|_| ())
+    })
+}
+
+fn sign(args: &Sign) -> Result<(), PackError> {
+    let keys = read_keys(&args.key)?;
+    write_image(&args.image, |out| image::sign(&args.image, &keys, out))
+}
+
+/// The image appears whole under its name, or what was there before stays.
+fn write_image(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), BuildError>,
+) -> Result<(), PackError> {
+    let mut file = NewFile::create(path, 0o644)?;
+    let mut out = BufWriter::with_capacity(WRITE_BUFFER, &mut file);
+    write(&mut out)?;
+    out.flush().map_err(BuildError::Write)?;
+    drop(out);
+    file.commit()?;
+    Ok(())
+}
+
+fn inspect(args: &Inspect) -> Result<(), PackError> {
+    let source: Box<dyn Read> = if args.image == Path::new("-") {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(&args.image).map_err(FileError::at("open", &args.image))?)
+    };
+    let head = Unverified::open(source)?;
+    let manifest = head.inspect()?;
+    let signers: Vec<KeyId> = head.signatures()?.iter().map(Signature::id).collect();
+    let answer = if args.json {
+        as_json(&manifest, &signers)?
+    } else {
+        as_text(&manifest, &signers)
+    };
+    io::stdout().write_all(answer.as_bytes())?;
+    Ok(())
+}
+
+fn as_json(manifest: &Manifest, signers: &[KeyId]) -> Result<String, PackError> {
+    let signers: Vec<String> = signers.iter().map(ToString::to_string).collect();
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&manifest.to_json()?).map_err(io::Error::from)?;
+    let answer = json!({ "verified": false, "signatures": signers, "manifest": manifest });
+    Ok(format!("{answer:#}\n"))
+}
+
+fn as_text(manifest: &Manifest, signers: &[KeyId]) -> String {
+    let mut text = String::from("NOT VERIFIED: this is what the image says of itself\n");
+    let mut line = |name: &str, value: &str| {
+        text.push_str(&format!("{name:<10} {value}\n"));
+    };
+    for board in &manifest.boards {
+        line("board", &printable(board));
+    }
+    line("version", &printable(&manifest.version));
+    line("security", &manifest.security.to_string());
+    line("compat", &printable(&manifest.compat));
+    line("engine", &manifest.engine.to_string());
+    match &manifest.config {
+        Some(config) => line("config", &format!("{} bytes", config.size)),
+        None => line("config", "none"),
+    }
+    for part in &manifest.parts {
+        line("part", &describe(part));
+    }
+    if signers.is_empty() {
+        line("signature", "none");
+    }
+    for signer in signers {
+        line("signature", &format!("by key {signer}"));
+    }
+    text
+}
+
+fn describe(part: &PartInfo) -> String {
+    let stored = match part.encoding {
+        Encoding::Plain => "plain".to_owned(),
+        Encoding::Deflate => format!("deflated to {} bytes", part.stored_size),
+    };
+    format!(
+        "{}: {} bytes for {}, {stored}, {} blocks of {}, sha256 {}",
+        printable(&part.name),
+        part.raw_size,
+        printable(&part.slot_part),
+        part.blocks(),
+        part.block_size,
+        part.raw_sha256,
+    )
+}
