@@ -36,6 +36,45 @@ pub enum ExitCode {
     OnTrial = 31,
 }
 
+impl ExitCode {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 13] = [
+        Self::Done,
+        Self::Failed,
+        Self::Usage,
+        Self::NeedsReview,
+        Self::Busy,
+        Self::NotAnImage,
+        Self::Signature,
+        Self::Revoked,
+        Self::WrongBoard,
+        Self::DoesNotFit,
+        Self::ConfigRefused,
+        Self::BoardUnreadable,
+        Self::OnTrial,
+    ];
+
+    /// What it means, in the words of `--help`.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed while doing: input, output, a device",
+            Self::Usage => "the command line does not make sense",
+            Self::NeedsReview => "done or planned, and something needs review",
+            Self::Busy => "busy: another run holds the lock",
+            Self::NotAnImage => "not an image, or damaged",
+            Self::Signature => "signature missing, by an unknown key, or wrong",
+            Self::Revoked => "signing key revoked, or below the security floor",
+            Self::WrongBoard => "for another board, or not compatible with this one",
+            Self::DoesNotFit => "does not fit: slot, data space, memory",
+            Self::ConfigRefused => "the configuration cannot be kept or merged",
+            Self::BoardUnreadable => "board file or boot environment unreadable",
+            Self::OnTrial => "this slot is still on trial: confirm or roll back first",
+        }
+    }
+}
+
 /// Why something was refused: a stable identifier for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
