@@ -29,6 +29,7 @@
 
 pub mod board;
 pub mod boot;
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod files;

@@ -1,0 +1,3 @@
+//! Words in, calls out: everything that talks to people and to calling programs.
+
+pub mod args;
