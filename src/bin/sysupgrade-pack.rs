@@ -10,14 +10,13 @@ use std::process;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use serde_json::json;
 use sysupgrade_rs::files::{self, FileError, NewFile};
 use sysupgrade_rs::image::manifest::DEFAULT_BLOCK_SIZE;
 use sysupgrade_rs::image::{
-    self, BuildError, Encoding, ImageError, Manifest, PartInfo, PartSource, Spec, Unverified,
+    self, BuildError, Encoding, ImageError, Inspection, PartSource, Spec, Unverified,
 };
-use sysupgrade_rs::report::{ExitCode, printable};
-use sysupgrade_rs::trust::usign::{self, KeyId, SecretKey, Signature, UsignError};
+use sysupgrade_rs::report::ExitCode;
+use sysupgrade_rs::trust::usign::{self, SecretKey, UsignError};
 use thiserror::Error;
 
 /// Number of the configuration engine that images made by this version are made for.
@@ -285,65 +284,12 @@ fn inspect(args: &Inspect) -> Result<(), PackError> {
         Box::new(File::open(&args.image).map_err(FileError::at("open", &args.image))?)
     };
     let head = Unverified::open(source)?;
-    let manifest = head.inspect()?;
-    let signers: Vec<KeyId> = head.signatures()?.iter().map(Signature::id).collect();
+    let inspection = Inspection::of(&head)?;
     let answer = if args.json {
-        as_json(&manifest, &signers)?
+        format!("{:#}\n", inspection.to_json()?)
     } else {
-        as_text(&manifest, &signers)
+        format!("{}\n", inspection.to_text())
     };
     io::stdout().write_all(answer.as_bytes())?;
     Ok(())
-}
-
-fn as_json(manifest: &Manifest, signers: &[KeyId]) -> Result<String, PackError> {
-    let signers: Vec<String> = signers.iter().map(ToString::to_string).collect();
-    let manifest: serde_json::Value =
-        serde_json::from_slice(&manifest.to_json()?).map_err(io::Error::from)?;
-    let answer = json!({ "verified": false, "signatures": signers, "manifest": manifest });
-    Ok(format!("{answer:#}\n"))
-}
-
-fn as_text(manifest: &Manifest, signers: &[KeyId]) -> String {
-    let mut text = String::from("NOT VERIFIED: this is what the image says of itself\n");
-    let mut line = |name: &str, value: &str| {
-        text.push_str(&format!("{name:<10} {value}\n"));
-    };
-    for board in &manifest.boards {
-        line("board", &printable(board));
-    }
-    line("version", &printable(&manifest.version));
-    line("security", &manifest.security.to_string());
-    line("compat", &printable(&manifest.compat));
-    line("engine", &manifest.engine.to_string());
-    match &manifest.config {
-        Some(config) => line("config", &format!("{} bytes", config.size)),
-        None => line("config", "none"),
-    }
-    for part in &manifest.parts {
-        line("part", &describe(part));
-    }
-    if signers.is_empty() {
-        line("signature", "none");
-    }
-    for signer in signers {
-        line("signature", &format!("by key {signer}"));
-    }
-    text
-}
-
-fn describe(part: &PartInfo) -> String {
-    let stored = match part.encoding {
-        Encoding::Plain => "plain".to_owned(),
-        Encoding::Deflate => format!("deflated to {} bytes", part.stored_size),
-    };
-    format!(
-        "{}: {} bytes for {}, {stored}, {} blocks of {}, sha256 {}",
-        printable(&part.name),
-        part.raw_size,
-        printable(&part.slot_part),
-        part.blocks(),
-        part.block_size,
-        part.raw_sha256,
-    )
 }

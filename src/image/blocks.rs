@@ -11,9 +11,9 @@
 //! its own, so that damage stays in its block and any block can be read alone. Stored bytes are
 //! hashed before they are inflated.
 
-use super::digest::Digest;
 use super::error::ImageError;
 use super::manifest::{Encoding, PartInfo};
+use crate::digest::Digest;
 
 /// Longest table. It is held in memory while its part is read: 64 KiB blocks of 1.9 GiB deflated,
 /// or of 4 GiB plain.

@@ -14,12 +14,12 @@ use tar::{EntryType, Header};
 use thiserror::Error;
 
 use super::blocks::{DEFLATE_OVERHEAD, Entry};
-use super::digest::{Digest, Hasher};
 use super::error::ImageError;
 use super::header::{self, Kind, TAR_BLOCK};
 use super::manifest::{Encoding, MAX_CONFIG, Manifest, MemberInfo, PartInfo};
 use super::read::Unverified;
 use super::{CONFIG, CONTROL, MANIFEST, SIGNATURES, directory};
+use crate::digest::{Digest, Hasher};
 use crate::files::{self, FileError, InPlace};
 use crate::trust::Trust;
 use crate::trust::usign::{KeyId, SecretKey, Signature};

@@ -5,7 +5,7 @@ use std::io;
 
 use thiserror::Error;
 
-use super::digest::Digest;
+use crate::digest::Digest;
 use crate::report::{Reason, Refusal, printable};
 use crate::trust::TrustError;
 use crate::trust::usign::UsignError;

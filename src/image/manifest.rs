@@ -29,9 +29,9 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::blocks::{self, DEFLATE_OVERHEAD, MAX_TABLE};
-use super::digest::Digest;
 use super::error::{ImageError, shown};
 use super::{CONFIG, CONTROL};
+use crate::digest::Digest;
 
 /// The format this program reads and writes.
 const FORMAT: u64 = 1;

@@ -24,15 +24,15 @@
 
 pub mod blocks;
 mod build;
-mod digest;
 mod error;
 mod header;
+mod inspection;
 pub mod manifest;
 mod read;
 
 pub use build::{BuildError, PartSource, Spec, build, sign};
-pub use digest::{Digest, Hasher};
 pub use error::ImageError;
+pub use inspection::Inspection;
 pub use manifest::{Encoding, Manifest, MemberInfo, PartInfo};
 pub use read::{ConfigReader, Member, PartReader, Unverified, Verified};
 

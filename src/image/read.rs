@@ -10,11 +10,11 @@ use std::io::{self, Read};
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::blocks::{BlockTable, Entry};
-use super::digest::{Digest, Hasher};
 use super::error::{ImageError, shown};
 use super::header::{self, Fields, Kind, TAR_BLOCK};
 use super::manifest::{Encoding, Manifest, MemberInfo, PartInfo};
 use super::{MANIFEST, MAX_MANIFEST, MAX_SIGNATURES, MAX_TRAILING, SIGNATURES, directory};
+use crate::digest::{Digest, Hasher};
 use crate::trust::Trust;
 use crate::trust::usign::{KeyId, Signature};
 
