@@ -1,1 +1,97 @@
-//! Placeholder.
+//! The configuration and its way across an upgrade.
+//!
+//! ```text
+//! running slot                          data directory                  first boot of the new slot
+//! keep list ──> kept files, baseline ──> archive (tar.gz + bundle) ──> decision a path ──> new tree, report
+//!   keep           tree                    archive                       decide              apply
+//! ```
+//!
+//! Four trees meet: **B**, the defaults as the old image shipped them; **U**, what the user made of
+//! them; **N**, the defaults of the new image; **R**, the result. B and U travel in the archive, N is
+//! the new slot's read-only root. A default that nobody edited follows the new image, an edit stays,
+//! and what becomes of every kept file is in the report.
+//!
+//! Links are compared by their target and never followed. A path is reached through real
+//! directories only, so that nothing outside a root is ever read or written on its behalf.
+
+mod accounts;
+pub mod apply;
+pub mod archive;
+pub mod bundle;
+pub mod decide;
+pub mod keep;
+mod path;
+mod pattern;
+pub mod report;
+mod stage;
+mod tarball;
+mod tree;
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::files::FileError;
+
+pub use path::EntryPath;
+pub use tree::{Content, Digest, Entry, Kind, Meta};
+
+/// Where this program keeps what belongs to a configuration, below the root of a system. It is
+/// never itself configuration: nothing below it is kept, merged or restored.
+pub const STATE_DIR: &str = "etc/sysupgrade";
+
+/// The most entries of an archive. Routers keep some hundreds; this bounds the memory that a
+/// directory gone wild can cost (about 300 bytes an entry).
+pub const MAX_ENTRIES: usize = 65_536;
+
+/// The most bytes of all files of an archive together, unpacked: bounds what a hostile archive of a
+/// few KiB can fill. Configurations are below 1 MiB, rarely some 100 MiB of certificates and lists.
+pub const MAX_CONTENT: u64 = 1 << 30;
+
+/// Why a configuration could not be kept, merged or restored.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// A file of the system.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The archive could not be written.
+    #[error("cannot write the configuration archive")]
+    Write(#[source] io::Error),
+    /// The archive could not be read, unpacked, or ends too early.
+    #[error("cannot read the configuration archive")]
+    Read(#[source] io::Error),
+    /// The archive contradicts itself or the rules for archives.
+    #[error("configuration archive is damaged at `{at}`: {problem}")]
+    Damaged {
+        /// A member's name, or the part of the format.
+        at: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A bound of this program was reached; nothing was left out in silence.
+    #[error("too much configuration: {what} is more than {most}")]
+    TooMuch {
+        /// What was counted.
+        what: &'static str,
+        /// The bound.
+        most: u64,
+    },
+    /// The slot has no overlay to bring the configuration to.
+    #[error("this slot has no overlay")]
+    NoOverlay,
+    /// A file became shorter while it was read into the archive.
+    #[error("`{path}` changed while it was read; try again")]
+    Changed {
+        /// The file.
+        path: EntryPath,
+    },
+}
+
+impl ConfigError {
+    fn damaged(at: impl ToString, problem: impl Into<String>) -> Self {
+        Self::Damaged {
+            at: at.to_string(),
+            problem: problem.into(),
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! What became of a configuration: one entry a path, and what the owner should know.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::EntryPath;
+
+/// Version of the report document.
+pub const FORMAT: u32 = 1;
+
+/// What happened to one path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Nothing changed.
+    Same,
+    /// Only the image has it.
+    New,
+    /// Only the user has it.
+    UserAdded,
+    /// The user left it alone, the image changed it.
+    Updated,
+    /// The user changed it, the image did not.
+    Kept,
+    /// Both made the same change.
+    Converged,
+    /// Both changed it, without a dispute.
+    Merged,
+    /// Both changed it; the user's stays.
+    ConflictUser,
+    /// Both changed it; the image's is taken.
+    ConflictNew,
+    /// The image dropped it, the user had left it alone.
+    Removed,
+    /// The image dropped it, but the user had changed it: it stays.
+    KeptOrphan,
+    /// The user deleted it.
+    StayDeleted,
+    /// The user deleted it, it is there again.
+    Restored,
+}
+
+impl Action {
+    /// The word for it, as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::New => "new",
+            Self::UserAdded => "user-added",
+            Self::Updated => "updated",
+            Self::Kept => "kept",
+            Self::Converged => "converged",
+            Self::Merged => "merged",
+            Self::ConflictUser => "conflict-user",
+            Self::ConflictNew => "conflict-new",
+            Self::Removed => "removed",
+            Self::KeptOrphan => "kept-orphan",
+            Self::StayDeleted => "stay-deleted",
+            Self::Restored => "restored",
+        }
+    }
+}
+
+/// Kinds of dispute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConflictKind {
+    /// User and image changed it differently.
+    BothChanged,
+    /// User and image added it, with different content.
+    AddAdd,
+    /// The user changed it, the image removed it.
+    ChangeDelete,
+    /// File, link and directory.
+    Type,
+    /// Permissions were changed differently.
+    Mode,
+}
+
+/// Who won a dispute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Winner {
+    /// The user's side.
+    User,
+    /// The image's side.
+    New,
+}
+
+/// A dispute and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// What about.
+    pub kind: ConflictKind,
+    /// Who won.
+    pub resolved: Winner,
+}
+
+/// What happened to one path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportEntry {
+    /// Below the root.
+    pub path: EntryPath,
+    /// What was done.
+    pub action: Action,
+    /// Disputes; empty for most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<Conflict>,
+}
+
+/// Kinds of notices: worth knowing, no review needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoticeKind {
+    /// A keep list begins with a UTF-8 byte order mark.
+    ByteOrderMark,
+    /// A line of a keep list ends in a carriage return.
+    CarriageReturn,
+    /// A comment that does not begin its line.
+    TrailingComment,
+    /// A path in quotes.
+    Quotes,
+    /// Several words that are one path with blanks in it.
+    Blanks,
+    /// A word that stock tools would take for search options.
+    Option,
+    /// A path without a slash at its begin.
+    Relative,
+    /// A path with `..` in it.
+    Upward,
+    /// An entry that names nothing.
+    MatchesNothing,
+    /// An entry that cannot be a path.
+    NotAPath,
+    /// Socket, fifo or device: not carried.
+    SpecialFile,
+    /// A path that leads through a link.
+    BehindLink,
+    /// A link that leads out of the root.
+    LeadsOut,
+    /// More than 64 directories deep: not carried.
+    TooDeep,
+    /// A kept file that was gone when it was read.
+    Vanished,
+    /// The user deleted it and the image changed it.
+    DeleteChange,
+    /// Accounts of the image that the user's file lacked were appended.
+    AccountRestored,
+    /// A set-user-id or set-group-id bit that the image does not have was taken away.
+    SetIdCleared,
+    /// The user's version is below `/etc/sysupgrade/attic`.
+    Attic,
+    /// The user's version did not fit into the attic; it is still in the old slot.
+    AtticFull,
+    /// The archive knows no defaults of the old image.
+    NoBaseline,
+    /// The slot held an overlay that did not come from this archive; it was removed.
+    StaleOverlay,
+    /// It was changed while a cut first boot waited to be finished.
+    ChangedMeanwhile,
+    /// An absolute name in a restored archive, taken below the root.
+    AbsoluteName,
+    /// A name occurs twice in a restored archive: the last one counts.
+    Duplicate,
+    /// A hard link to something that is not in the archive.
+    HardLinkOutside,
+    /// A directory where a file should go, or the other way round.
+    OtherKind,
+    /// Bytes after the end of a restored archive.
+    TrailingBytes,
+    /// Belongs to this program, not to the configuration.
+    StateFile,
+}
+
+impl NoticeKind {
+    /// What it means, for people; follows the path.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::ByteOrderMark => "the file begins with a byte order mark, which is passed over",
+            Self::CarriageReturn => "the line ends in a carriage return, which is passed over",
+            Self::TrailingComment => {
+                "a comment that does not begin its line; paths in it are kept, as stock tools do"
+            }
+            Self::Quotes => "the quotes are not taken as part of the path",
+            Self::Blanks => "taken as one path with blanks in it",
+            Self::Option => {
+                "taken as a path; stock tools take it for a search option and then keep nothing"
+            }
+            Self::Relative => "taken from the root, though it does not begin with a slash",
+            Self::Upward => "`..` was resolved by name",
+            Self::MatchesNothing => "names nothing on this system",
+            Self::NotAPath => "cannot be a path; not kept",
+            Self::SpecialFile => "a socket, fifo or device; not carried",
+            Self::BehindLink => "leads through a link; name the real path instead",
+            Self::LeadsOut => "a link that leads out of the root",
+            Self::TooDeep => "more than 64 directories deep; not kept",
+            Self::Vanished => "was gone when it was read",
+            Self::DeleteChange => "deleted by the user, changed by the new image",
+            Self::AccountRestored => "accounts of the image were appended",
+            Self::SetIdCleared => "lost its set-id bits, which the image does not have",
+            Self::Attic => "your version is in /etc/sysupgrade/attic",
+            Self::AtticFull => "your version did not fit into the attic; it is in the old slot",
+            Self::NoBaseline => "the defaults of the old image are not known; your files stay",
+            Self::StaleOverlay => "an overlay from an earlier upgrade was removed",
+            Self::ChangedMeanwhile => "was changed while the first boot was unfinished; replaced",
+            Self::AbsoluteName => "an absolute name, taken below the root",
+            Self::Duplicate => "is twice in the archive; the last one counts",
+            Self::HardLinkOutside => {
+                "a hard link to a file that is not in the archive; not restored"
+            }
+            Self::OtherKind => "file and directory are in each other's place; not restored",
+            Self::TrailingBytes => "bytes after the end of the archive were passed over",
+            Self::StateFile => "belongs to sysupgrade-rs itself; not restored",
+        }
+    }
+}
+
+/// Something the owner should know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    /// What it is.
+    pub kind: NoticeKind,
+    /// About which path or word; lossless text as that of [`EntryPath`].
+    pub path: String,
+    /// Where it was written, for keep lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<Line>,
+}
+
+/// A line of a keep list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// Name of the file, below the root.
+    pub file: String,
+    /// From 1.
+    pub number: u64,
+    /// What it says.
+    pub text: String,
+}
+
+impl Notice {
+    pub(super) fn new(kind: NoticeKind, path: impl ToString) -> Self {
+        Self {
+            kind,
+            path: path.to_string(),
+            line: None,
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = &self.line {
+            write!(f, "{}:{}: ", line.file, line.number)?;
+        }
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(self.kind.text())
+    }
+}
+
+/// What became of a configuration at the first boot of a new system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Version of the image that it came from; empty if not known.
+    pub from: String,
+    /// Version of the image that it was brought to.
+    pub to: String,
+    /// SHA-256 of the archive, so that a report says which one it is about.
+    pub archive: super::Digest,
+    /// True if it had been done before; the rest tells of that time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub already_done: bool,
+    /// One a path, sorted.
+    pub entries: Vec<ReportEntry>,
+    /// In the order of events.
+    pub notices: Vec<Notice>,
+}
+
+impl Report {
+    /// True if a dispute was decided for the owner, who should look at it.
+    #[must_use]
+    pub fn needs_review(&self) -> bool {
+        self.entries.iter().any(|entry| !entry.conflicts.is_empty())
+    }
+}

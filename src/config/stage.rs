@@ -1,0 +1,146 @@
+//! A tree under construction: entries written beside their place, with permissions and owner.
+//!
+//! Nothing here is durable by itself: [`files::sync_tree`] makes the whole tree so, before it is
+//! given its name or a journal points to it.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::tree::{Content, Entry, Hashing, Meta};
+use super::{ConfigError, EntryPath, STATE_DIR};
+use crate::files::{self, FileError, NewFile};
+
+/// What a directory gets that nobody says anything of.
+const PLAIN_DIR: u32 = 0o755;
+
+/// The program's own directories hold what other users must not see.
+const STATE_MODE: u32 = 0o700;
+
+/// A tree under construction.
+pub(super) struct Stage {
+    dir: PathBuf,
+    made: BTreeSet<EntryPath>,
+}
+
+/// Where the content of a file comes from; the path is for messages.
+pub(super) struct Source<'a> {
+    pub path: &'a Path,
+    pub content: &'a mut dyn Read,
+    /// Modification time, seconds since 1970.
+    pub modified: u64,
+}
+
+impl Stage {
+    /// Begins an empty tree at `dir`, which must not exist.
+    pub(super) fn new(dir: &Path, mode: u32) -> Result<Self, ConfigError> {
+        files::make_dir(dir, mode)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            made: BTreeSet::new(),
+        })
+    }
+
+    /// True if it has that directory already.
+    pub(super) fn has_dir(&self, path: &EntryPath) -> bool {
+        self.made.contains(path)
+    }
+
+    /// The directory in which it is built.
+    pub(super) fn root(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where an entry stands.
+    pub(super) fn place(&self, path: &EntryPath) -> PathBuf {
+        path.under(&self.dir)
+    }
+
+    /// Makes a directory whose parents are made.
+    pub(super) fn make_dir(
+        &mut self,
+        path: &EntryPath,
+        meta: Option<Meta>,
+    ) -> Result<(), ConfigError> {
+        if !self.made.insert(path.clone()) {
+            return Ok(());
+        }
+        let place = self.place(path);
+        let Some(meta) = meta else {
+            let state = path.is_within(STATE_DIR);
+            files::make_dir(&place, if state { STATE_MODE } else { PLAIN_DIR })?;
+            return Ok(());
+        };
+        files::make_dir(&place, meta.mode)?;
+        files::set_owner(&place, meta.uid, meta.gid)?;
+        restore_set_id(&place, meta)
+    }
+
+    /// Writes an entry whose parents are made, with these permissions. The content must be what the
+    /// entry says.
+    pub(super) fn put(
+        &mut self,
+        path: &EntryPath,
+        entry: &Entry,
+        source: &mut Source,
+    ) -> Result<(), ConfigError> {
+        let place = self.place(path);
+        match &entry.content {
+            Content::Dir => self.make_dir(path, Some(entry.meta)),
+            Content::Link { target } => {
+                files::symlink(Path::new(OsStr::from_bytes(target)), &place)?;
+                files::set_owner(&place, entry.meta.uid, entry.meta.gid)?;
+                Ok(())
+            }
+            Content::File { size, sha256 } => {
+                let mut content = Hashing::new(&mut *source.content);
+                let mut new = begin(&place, entry.meta)?;
+                copy(&mut content, source.path, &mut new, &place)?;
+                if content.finish() != (*size, *sha256) {
+                    return Err(ConfigError::damaged(path, "changed since it was verified"));
+                }
+                new.place()?;
+                restore_set_id(&place, entry.meta)?;
+                files::set_modified(&place, source.modified)?;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Begins a file that already belongs to its owner.
+pub(super) fn begin(place: &Path, meta: Meta) -> Result<NewFile, ConfigError> {
+    let file = NewFile::create(place, meta.mode)?;
+    file.set_owner(meta.uid, meta.gid)?;
+    Ok(file)
+}
+
+/// A change of owner takes set-id bits away.
+pub(super) fn restore_set_id(place: &Path, meta: Meta) -> Result<(), ConfigError> {
+    if meta.mode & 0o6000 != 0 {
+        files::set_mode(place, meta.mode)?;
+    }
+    Ok(())
+}
+
+/// Copies all of `content`; says which side failed.
+pub(super) fn copy(
+    content: &mut dyn Read,
+    from: &Path,
+    to: &mut dyn Write,
+    place: &Path,
+) -> Result<(), ConfigError> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match content.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => to
+                .write_all(&buffer[..count])
+                .map_err(FileError::at("write", place))?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(FileError::at("read", from)(error).into()),
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Entries of a file tree, read without ever following a link.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use sha2::{Digest as _, Sha256};
+
+use super::path::{self, EntryPath};
+use crate::files::{self, FileError};
+
+/// A SHA-256 digest; hexadecimal as text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// Of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_digest(text.as_bytes())
+            .ok_or_else(|| de::Error::custom(format!("`{text}` is not a sha256 in hexadecimal")))
+    }
+}
+
+/// 64 lower-case hexadecimal digits.
+pub(super) fn parse_digest(text: &[u8]) -> Option<Digest> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let mut bytes = [0; 32];
+    if text.len() != 2 * bytes.len() {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(Digest(bytes))
+}
+
+/// What an entry holds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Content {
+    /// A regular file.
+    File {
+        /// Bytes.
+        size: u64,
+        /// Of the bytes.
+        sha256: Digest,
+    },
+    /// A symbolic link.
+    Link {
+        /// Its text, taken as it is.
+        #[serde(with = "link_target")]
+        target: Box<[u8]>,
+    },
+    /// A directory.
+    Dir,
+}
+
+mod link_target {
+    use super::{Deserialize, Deserializer, Serializer, de, path};
+
+    pub(super) fn serialize<S: Serializer>(
+        target: &[u8],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&path::escape(target))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Box<[u8]>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let target = path::unescape(&text)
+            .ok_or_else(|| de::Error::custom(format!("bad escape in link target `{text}`")))?;
+        Ok(target.into())
+    }
+}
+
+/// Kinds of entries that a configuration has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Kind {
+    File,
+    Link,
+    Dir,
+}
+
+impl Content {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::File { .. } => Kind::File,
+            Self::Link { .. } => Kind::Link,
+            Self::Dir => Kind::Dir,
+        }
+    }
+}
+
+/// Permission bits and numeric owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// The lower twelve bits; 0777 for links, which have none.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// One entry of a tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// What it holds.
+    #[serde(flatten)]
+    pub content: Content,
+    /// Its permissions and owner.
+    #[serde(flatten)]
+    pub meta: Meta,
+}
+
+/// What stands under a name; content not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Node {
+    /// `None`: a socket, a fifo or a device.
+    pub kind: Option<Kind>,
+    pub meta: Meta,
+    /// Of a file.
+    pub size: u64,
+    /// Seconds since 1970.
+    pub modified: u64,
+}
+
+impl Node {
+    fn of(metadata: &fs::Metadata) -> Self {
+        let file_type = metadata.file_type();
+        let kind = if file_type.is_file() {
+            Some(Kind::File)
+        } else if file_type.is_symlink() {
+            Some(Kind::Link)
+        } else if file_type.is_dir() {
+            Some(Kind::Dir)
+        } else {
+            None
+        };
+        Self {
+            kind,
+            meta: Meta {
+                mode: if kind == Some(Kind::Link) {
+                    0o777
+                } else {
+                    metadata.mode() & 0o7777
+                },
+                uid: metadata.uid(),
+                gid: metadata.gid(),
+            },
+            size: metadata.len(),
+            modified: u64::try_from(metadata.mtime()).unwrap_or(0),
+        }
+    }
+}
+
+/// What stands at `path` below `root`; nothing if a directory on the way is missing or is a link.
+pub(super) fn node(root: &Path, path: &EntryPath) -> files::Result<Option<Node>> {
+    for dir in path.ancestors() {
+        match examine(&dir.under(root))? {
+            Some(metadata) if metadata.is_dir() => {}
+            _ => return Ok(None),
+        }
+    }
+    let metadata = examine(&path.under(root))?;
+    // In an upper layer a whiteout is the absence of a name.
+    let metadata = metadata.filter(|metadata| {
+        !(metadata.file_type().is_char_device() && files::is_whiteout(metadata))
+    });
+    Ok(metadata.as_ref().map(Node::of))
+}
+
+fn examine(path: &Path) -> files::Result<Option<fs::Metadata>> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(None),
+            _ => Err(FileError::at("examine", path)(error)),
+        },
+    }
+}
+
+/// The entry at `path` below `root`, its content hashed. Sockets, fifos and devices are nothing.
+pub(super) fn entry(root: &Path, path: &EntryPath) -> files::Result<Option<Entry>> {
+    let Some(node) = node(root, path)? else {
+        return Ok(None);
+    };
+    let (content, meta) = match node.kind {
+        Some(Kind::Dir) => (Content::Dir, node.meta),
+        Some(Kind::Link) => (
+            Content::Link {
+                target: read_link(root, path)?,
+            },
+            node.meta,
+        ),
+        Some(Kind::File) => {
+            let (mut file, node) = open(root, path)?;
+            let (size, sha256) =
+                hash(&mut file).map_err(FileError::at("read", &path.under(root)))?;
+            (Content::File { size, sha256 }, node.meta)
+        }
+        None => return Ok(None),
+    };
+    Ok(Some(Entry { content, meta }))
+}
+
+/// Text of a link.
+pub(super) fn read_link(root: &Path, path: &EntryPath) -> files::Result<Box<[u8]>> {
+    let path = path.under(root);
+    let target = fs::read_link(&path).map_err(FileError::at("read the link", &path))?;
+    Ok(target.into_os_string().into_vec().into())
+}
+
+/// Opens a regular file for reading; not a link, and without waiting for a fifo's other end.
+pub(super) fn open(root: &Path, path: &EntryPath) -> files::Result<(File, Node)> {
+    let path = path.under(root);
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    #[expect(
+        clippy::cast_possible_wrap,
+        reason = "open flags are an int on every Linux"
+    )]
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits() as i32)
+        .open(&path)
+        .map_err(FileError::at("open", &path))?;
+    let metadata = file.metadata().map_err(FileError::at("examine", &path))?;
+    let node = Node::of(&metadata);
+    if node.kind != Some(Kind::File) {
+        let changed = io::Error::new(io::ErrorKind::InvalidInput, "no regular file any more");
+        return Err(FileError::at("open", &path)(changed));
+    }
+    Ok((file, node))
+}
+
+/// Length and digest of what is left of a source.
+pub(super) fn hash(source: &mut dyn Read) -> io::Result<(u64, Digest)> {
+    let mut hashing = Hashing::new(source);
+    io::copy(&mut hashing, &mut io::sink())?;
+    Ok(hashing.finish())
+}
+
+/// A source that is hashed as it is read.
+pub(super) struct Hashing<R> {
+    source: R,
+    hasher: Sha256,
+    count: u64,
+}
+
+impl<R: Read> Hashing<R> {
+    pub(super) fn new(source: R) -> Self {
+        Self {
+            source,
+            hasher: Sha256::new(),
+            count: 0,
+        }
+    }
+
+    /// Bytes read so far, and their digest.
+    pub(super) fn finish(self) -> (u64, Digest) {
+        (self.count, Digest(self.hasher.finalize().into()))
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        self.count += count as u64;
+        Ok(count)
+    }
+}
