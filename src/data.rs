@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::digest::Digest;
 use crate::files::{self, FileError};
 use crate::report::Reason;
 
@@ -72,8 +73,8 @@ pub struct Installed {
 pub struct ArchiveRef {
     /// Length in bytes.
     pub size: u64,
-    /// SHA-256 in hexadecimal.
-    pub sha256: String,
+    /// Their digest.
+    pub sha256: Digest,
 }
 
 /// What an entry of the history is about.
@@ -193,13 +194,13 @@ impl Data {
         Ok(files::NewFile::create(&self.archive_file(slot), MODE)?)
     }
 
-    /// Opens the archive of this slot for reading.
+    /// Opens the archive of this slot for reading, from the medium.
     ///
     /// # Errors
     /// When there is none.
     pub fn open_archive(&self, slot: &str) -> Result<File, DataError> {
         let path = self.archive_file(slot);
-        Ok(File::open(&path).map_err(FileError::at("open", &path))?)
+        Ok(files::open_past_cache(&path)?)
     }
 
     /// Removes the archive of this slot, if there is one.

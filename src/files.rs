@@ -635,6 +635,17 @@ pub fn sync_tree(path: &Path) -> Result<()> {
     sync_dir(path)
 }
 
+/// Opens a file for reading what the medium holds of it, not what a cache remembers.
+///
+/// # Errors
+/// When there is none, or the kernel refuses to drop its cache.
+pub fn open_past_cache(path: &Path) -> Result<File> {
+    let file = File::open(path).map_err(FileError::at("open", path))?;
+    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)
+        .map_err(FileError::at("drop the cache of", path))?;
+    Ok(file)
+}
+
 /// Opens a lock file, creating it and its directory. Locks live in `/run` and hold nothing, so that
 /// durability does not matter; the file stays.
 ///

@@ -17,10 +17,11 @@
 //!
 //! ```text
 //! floor 5   main.rs   bin/sysupgrade-pack.rs           exit code, logger
-//! floor 4   cli/          system.rs                    words <-> calls, all printing | board file -> opened things
-//! floor 3   install.rs    first_boot.rs   machine.rs   the two stories: they see traits and values only
+//! floor 4   cli/   doctor.rs   system.rs               words <-> calls, all printing | board file -> opened things
+//! floor 3   install.rs   first_boot.rs   trial.rs       the stories: they see traits and values only
+//!           status.rs   machine.rs
 //! floor 2   config/   boot/ -> flash/   data.rs        things with a medium behind them
-//! floor 1   image/   trust/   slots.rs   board.rs   report.rs      bytes and values in, bytes and values out
+//! floor 1   image/   trust/   slots.rs   board.rs   report.rs   digest.rs   bytes and values in, bytes and values out
 //! floor 0   files.rs   sys.rs                          the operating system
 //! ```
 //!
@@ -32,11 +33,18 @@ pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod digest;
+pub mod doctor;
 pub mod files;
+pub mod first_boot;
 pub mod flash;
 pub mod image;
+pub mod install;
 pub mod machine;
 pub mod report;
 pub mod slots;
+pub mod status;
 pub mod sys;
+pub mod system;
+pub mod trial;
 pub mod trust;

@@ -1,0 +1,212 @@
+//! The first boot of a new system.
+//!
+//! ```text
+//! 1 where do we stand     not on trial: bring the records up to the boot state, done
+//! 2 archive               the very bytes the install recorded, checked again
+//! 3 merge                 into the overlay of this slot, as one transaction (`config::apply`)
+//! 4 report                what became of every kept file
+//! ```
+//!
+//! Run at every boot, early, before anything generates defaults. Power may go at any point: either
+//! the configuration was not applied, and the next boot starts over from the archive, or it was.
+//! Doing it twice is doing it once. The archive, the old slot and its configuration are only read.
+//!
+//! When it cannot be done the slot is given up, with the reason on record, and the caller reboots
+//! into the old one.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use thiserror::Error;
+
+use crate::config::ConfigError;
+use crate::config::apply::{self, Inputs, Target};
+use crate::config::report::Report;
+use crate::data::{ArchiveRef, DataError, Installed, Stage, What};
+use crate::digest::Hasher;
+use crate::files;
+use crate::install::describe;
+use crate::machine::{Machine, MachineError};
+use crate::slots::Standing;
+use crate::trial;
+
+/// What first boot did.
+#[derive(Debug)]
+pub enum FirstBoot {
+    /// Nothing to do: this slot is not on trial. With the message of a fall back noticed just now.
+    Settled(Option<String>),
+    /// The slot is on trial and its configuration was brought over before.
+    AlreadyDone,
+    /// The configuration was brought over.
+    Applied(Report),
+    /// The slot starts from its own defaults, as asked for.
+    Defaults,
+}
+
+/// Why first boot did not work out.
+#[derive(Debug, Error)]
+pub enum FirstBootError {
+    /// The records or the boot state.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The configuration could not be brought over; the slot was given up.
+    #[error(
+        "version {version} cannot take over the configuration, slot {slot} is given up: reboot to go back"
+    )]
+    GivenUp {
+        /// Version of this system.
+        version: String,
+        /// The slot.
+        slot: String,
+        /// What went wrong.
+        #[source]
+        source: ConfigError,
+    },
+}
+
+impl From<DataError> for FirstBootError {
+    fn from(error: DataError) -> Self {
+        Self::Machine(error.into())
+    }
+}
+
+/// The story.
+///
+/// # Errors
+/// [`FirstBootError::GivenUp`] after the boot state has been changed to go back; otherwise nothing
+/// was decided, and the next boot tries again.
+pub fn first_boot(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {
+    let _lock = machine.lock()?;
+    let state = machine.boot.load().map_err(MachineError::from)?;
+    let Standing::OnTrial(_) = state.standing(machine.running) else {
+        return Ok(FirstBoot::Settled(trial::settle(machine, &state)?));
+    };
+    let Some(installed) = machine.installed(machine.running)? else {
+        return Ok(FirstBoot::AlreadyDone); // not our trial: somebody else's boot script counts it
+    };
+    match bring_over(machine, &installed) {
+        Ok(done) => {
+            note_start(machine, installed, &done)?;
+            Ok(done)
+        }
+        Err(source) => {
+            let slot = machine.name(machine.running).to_owned();
+            let reason = format!(
+                "its first boot could not take over the configuration: {}",
+                describe(&source)
+            );
+            trial::go_back(machine, What::FirstBootFailed, &reason)?;
+            Err(FirstBootError::GivenUp {
+                version: installed.version,
+                slot,
+                source,
+            })
+        }
+    }
+}
+
+/// Steps 2 and 3.
+fn bring_over(machine: &Machine, installed: &Installed) -> Result<FirstBoot, ConfigError> {
+    let overlay = machine.overlay(machine.running);
+    let Some(archive) = &installed.archive else {
+        return match overlay {
+            Some(overlay) => start_empty(&overlay),
+            None => Ok(FirstBoot::AlreadyDone),
+        };
+    };
+    let path = machine.data.archive_file(machine.name(machine.running));
+    check_archive(&path, archive)?;
+    let target = match &overlay {
+        Some(overlay) => Target::Overlay(overlay),
+        None => return Err(ConfigError::NoOverlay),
+    };
+    let new_root = machine.defaults().unwrap_or_else(|| machine.root.clone());
+    let inputs = Inputs {
+        archive: &path,
+        new_root: &new_root,
+        to_version: &installed.version,
+        target,
+    };
+    let report = apply::apply(&inputs)?;
+    Ok(if report.already_done {
+        FirstBoot::AlreadyDone
+    } else {
+        FirstBoot::Applied(report)
+    })
+}
+
+/// The archive must be the one that the install saved and read back, to the last byte.
+fn check_archive(path: &Path, wanted: &ArchiveRef) -> Result<(), ConfigError> {
+    let mut file = files::open_past_cache(path)?;
+    let mut hasher = Hasher::new();
+    let size = io::copy(&mut file, &mut hasher).map_err(ConfigError::Read)?;
+    let found = ArchiveRef {
+        size,
+        sha256: hasher.finish(),
+    };
+    if found == *wanted {
+        return Ok(());
+    }
+    Err(ConfigError::Damaged {
+        at: path.display().to_string(),
+        problem: format!(
+            "{} bytes with sha256 {}, the install saved {} with {}",
+            found.size, found.sha256, wanted.size, wanted.sha256
+        ),
+    })
+}
+
+/// Without configuration the install has emptied the overlay. From here on an upper directory is
+/// what this system has written itself.
+fn start_empty(overlay: &Path) -> Result<FirstBoot, ConfigError> {
+    let upper = overlay.join("upper");
+    if files::is_dir(&upper) {
+        return Ok(FirstBoot::AlreadyDone);
+    }
+    files::make_dirs(&upper, 0o755)?;
+    Ok(FirstBoot::Defaults)
+}
+
+/// What became of the kept files, in one line.
+#[must_use]
+pub fn summary(report: &Report) -> String {
+    let mut counts = BTreeMap::new();
+    for entry in &report.entries {
+        *counts.entry(entry.action.name()).or_insert(0_u64) += 1;
+    }
+    let counts: Vec<String> = counts
+        .iter()
+        .map(|(action, count)| format!("{count} {action}"))
+        .collect();
+    match counts.is_empty() {
+        true => "no files".to_owned(),
+        false => counts.join(", "),
+    }
+}
+
+/// The trial has come this far: from here on a fall back is known not to be the kernel's fault.
+fn note_start(
+    machine: &Machine,
+    mut installed: Installed,
+    done: &FirstBoot,
+) -> Result<(), DataError> {
+    if installed.stage == Stage::Trial {
+        return Ok(());
+    }
+    installed.stage = Stage::Trial;
+    installed.note = None;
+    let slot = machine.running;
+    let name = machine.name(slot);
+    let message = match done {
+        FirstBoot::Applied(report) => format!(
+            "version {} started in slot {name} with the configuration of version {}: {}",
+            installed.version,
+            installed.from_version.as_deref().unwrap_or("unknown"),
+            summary(report),
+        ),
+        _ => format!("version {} started in slot {name}", installed.version),
+    };
+    machine.set_installed(slot, &installed)?;
+    machine.note(What::FirstBoot, slot, Some(&installed.version), &message)
+}

@@ -1,0 +1,148 @@
+//! How the machine stands, at a glance: one value, for people and programs.
+
+use serde::Serialize;
+
+use crate::data::{Entry, Installed, Stage};
+use crate::machine::{Machine, MachineError};
+use crate::slots::{Condition, Standing};
+
+/// The answer of `status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Name of the board.
+    pub board: String,
+    /// `good`, `pending`, `fell-back`, `on-trial`, `given-up` or `contradiction`.
+    pub standing: &'static str,
+    /// The slot that runs.
+    pub running: SlotStatus,
+    /// The slot that does not.
+    pub other: SlotStatus,
+    /// Name of the slot that boots next, if nothing is done.
+    pub next_boot: String,
+    /// Further boots that an unproven slot gets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tries_left: Option<u8>,
+    /// Lowest security number that is accepted.
+    pub floor: u64,
+    /// What happened last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<Entry>,
+    /// What needs the owner's hand; empty when nothing does.
+    pub to_do: Vec<String>,
+}
+
+/// One slot.
+#[derive(Clone, Debug, Serialize)]
+pub struct SlotStatus {
+    /// Its name.
+    pub name: String,
+    /// Version of what is in it, where known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What the boot loader may do with it.
+    pub condition: &'static str,
+    /// In words.
+    pub state: String,
+}
+
+/// Looks at boot state and records.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn status(machine: &mut Machine) -> Result<Status, MachineError> {
+    let state = machine.boot.load()?;
+    let (running, other) = (machine.running, machine.target());
+    let standing = state.standing(running);
+    let (name, other_name) = (
+        machine.name(running).to_owned(),
+        machine.name(other).to_owned(),
+    );
+    let (word, tries_left, to_do) = match standing {
+        Standing::Good => ("good", None, None),
+        Standing::Pending(left) => (
+            "pending",
+            Some(left),
+            Some(format!("reboot to start the trial of slot {other_name}")),
+        ),
+        Standing::FellBack => (
+            "fell-back",
+            None,
+            Some(format!(
+                "the upgrade in slot {other_name} failed; install a better image"
+            )),
+        ),
+        Standing::OnTrial(left) => (
+            "on-trial",
+            Some(left),
+            Some(
+                "`sysupgrade-rs confirm` if this system works, `sysupgrade-rs rollback` if not"
+                    .into(),
+            ),
+        ),
+        Standing::GivenUp => (
+            "given-up",
+            None,
+            Some(format!("reboot: slot {other_name} takes over")),
+        ),
+        Standing::Contradiction => (
+            "contradiction",
+            None,
+            Some("run `sysupgrade-rs doctor`".into()),
+        ),
+    };
+    let running_version = machine.running_version()?;
+    let other_installed = machine.installed(other)?;
+    Ok(Status {
+        board: machine.board.name.clone(),
+        standing: word,
+        running: SlotStatus {
+            name,
+            version: Some(running_version),
+            condition: condition_word(state.condition(running)),
+            state: match standing {
+                Standing::OnTrial(0) => "on trial, this is its last try".into(),
+                _ => state.condition(running).to_string(),
+            },
+        },
+        other: SlotStatus {
+            name: other_name,
+            version: other_installed
+                .as_ref()
+                .map(|installed| installed.version.clone()),
+            condition: condition_word(state.condition(other)),
+            state: other_state(state.condition(other), standing, other_installed.as_ref()),
+        },
+        next_boot: machine.name(state.boot().0).to_owned(),
+        tries_left,
+        floor: machine.data.floor()?,
+        last: machine.data.history()?.pop(),
+        to_do: to_do.into_iter().collect(),
+    })
+}
+
+fn condition_word(condition: Condition) -> &'static str {
+    match condition {
+        Condition::Good => "good",
+        Condition::Trial(_) => "trial",
+        Condition::Unbootable => "unbootable",
+    }
+}
+
+fn other_state(condition: Condition, standing: Standing, installed: Option<&Installed>) -> String {
+    let Some(installed) = installed else {
+        return condition.to_string();
+    };
+    match (condition, installed.stage) {
+        (Condition::Unbootable, Stage::Failed) => {
+            format!(
+                "failed: {}",
+                installed.note.as_deref().unwrap_or("reason unknown")
+            )
+        }
+        (Condition::Unbootable, Stage::Writing) if standing != Standing::FellBack => {
+            "unfinished: run the same command again to continue".into()
+        }
+        (Condition::Unbootable, _) => "not bootable".into(),
+        (Condition::Good | Condition::Trial(_), _) => condition.to_string(),
+    }
+}

@@ -1,0 +1,225 @@
+//! From a board file to opened things.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use thiserror::Error;
+
+use crate::board::{self, Board, BoardError, BootKind, Layout, PartKind, Running};
+use crate::boot::{Bootloader, GrubEnv, UbootEnv};
+use crate::data::{Data, DataError};
+use crate::files::{self, FileError};
+use crate::flash::{BlockDevice, Device};
+use crate::install::Parts;
+use crate::machine::{Machine, below};
+use crate::slots::Slot;
+use crate::trust::{self, KeysError, Trust};
+
+/// Where a router keeps its board file.
+pub const BOARD_FILE: &str = "/etc/sysupgrade-rs/board.toml";
+
+/// The kernel's command line is at most 4 KiB on the architectures of routers; this is generous.
+const MAX_COMMAND_LINE: u64 = 64 << 10;
+
+/// What could not be opened.
+#[derive(Debug, Error)]
+pub enum SystemError {
+    /// The board file does not exist or cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The board file is not UTF-8.
+    #[error("{} is not text", path.display())]
+    NotText {
+        /// The board file.
+        path: PathBuf,
+    },
+    /// The board file is not accepted.
+    #[error(transparent)]
+    Board(#[from] BoardError),
+    /// There is no board file, and the virtual board does not fit either.
+    #[error("there is no board file {BOARD_FILE}, and this is not a virtual router")]
+    NoBoard,
+    /// The running slot is not known.
+    #[error("the kernel command line has no `{key}=` with one of the slots {slots}")]
+    RunningSlot {
+        /// What was looked for.
+        key: String,
+        /// What would have been accepted.
+        slots: String,
+    },
+    /// The data directory.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The trusted keys.
+    #[error(transparent)]
+    Trust(#[from] KeysError),
+    /// A medium of a part.
+    #[error("part {part} of slot {slot}")]
+    Part {
+        /// Name of the part.
+        part: String,
+        /// Name of the slot.
+        slot: String,
+        /// What failed.
+        #[source]
+        source: FileError,
+    },
+    /// The reboot command.
+    #[error("`{command}` failed, reboot by hand")]
+    Reboot {
+        /// The command.
+        command: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Reads the board file: `file` if given, else the installed one, else, on a virtual router, the
+/// built-in one.
+///
+/// # Errors
+/// [`SystemError`]
+pub fn read_board(root: &Path, file: Option<&Path>) -> Result<Board, SystemError> {
+    let path = file.map_or_else(|| below(root, Path::new(BOARD_FILE)), Path::to_owned);
+    let bytes = match files::read(&path, board::MAX_BOARD_FILE) {
+        Ok(bytes) => bytes,
+        Err(error) if error.is_not_found() && file.is_none() => {
+            let board = Board::parse(board::VIRTUAL, "board/virtual.toml")?;
+            let virtual_router = files::exists(&below(root, &board.boot.store[0].path));
+            return if virtual_router {
+                Ok(board)
+            } else {
+                Err(SystemError::NoBoard)
+            };
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let text = String::from_utf8(bytes).map_err(|_| SystemError::NotText { path: path.clone() })?;
+    Ok(Board::parse(&text, &path.display().to_string())?)
+}
+
+/// Opens what the stories need of this machine.
+///
+/// # Errors
+/// [`SystemError`]
+pub fn open(root: &Path, board: Board) -> Result<Machine, SystemError> {
+    let running = running_slot(root, &board)?;
+    let boot = boot(root, &board);
+    let data = Data::new(below(root, &board.data.dir));
+    Ok(Machine {
+        board,
+        root: root.to_owned(),
+        running,
+        boot,
+        data,
+    })
+}
+
+/// The slot that the kernel was started from.
+///
+/// # Errors
+/// [`SystemError::RunningSlot`] when the command line does not say, or says something else.
+pub fn running_slot(root: &Path, board: &Board) -> Result<Slot, SystemError> {
+    let Running::CommandLine(key) = &board.boot.running;
+    let line = files::read(&below(root, Path::new("/proc/cmdline")), MAX_COMMAND_LINE)?;
+    let line = String::from_utf8_lossy(&line);
+    // The last mention wins, as for the kernel itself.
+    let value = line
+        .split_whitespace()
+        .rev()
+        .find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+    value
+        .and_then(|name| board.slot_named(name))
+        .ok_or_else(|| SystemError::RunningSlot {
+            key: key.clone(),
+            slots: board
+                .slots
+                .each_ref()
+                .map(|slot| slot.name.clone())
+                .join(", "),
+        })
+}
+
+/// The boot environment; it is opened when it is read or written.
+#[must_use]
+pub fn boot(root: &Path, board: &Board) -> Box<dyn Bootloader> {
+    let Layout::Order = board.boot.layout;
+    let names = board.slots.each_ref().map(|slot| slot.name.clone());
+    let mut stores = board.boot.store.clone();
+    for store in &mut stores {
+        store.path = below(root, &store.path);
+    }
+    match board.boot.kind {
+        BootKind::GrubEnv => {
+            let store = stores.swap_remove(0);
+            Box::new(GrubEnv::new(store.path, names).at(store.offset))
+        }
+        BootKind::UbootEnv => Box::new(UbootEnv::new(stores, names)),
+    }
+}
+
+/// Opens the media of a slot for writing.
+///
+/// # Errors
+/// [`SystemError::Part`]; a block device that is mounted is one.
+pub fn open_parts(machine: &Machine, slot: Slot) -> Result<Parts, SystemError> {
+    let mut parts = Parts::new();
+    for (name, part) in &machine.spec(slot).parts {
+        let device: Box<dyn Device> = match part.kind {
+            PartKind::File | PartKind::Block => {
+                let device = BlockDevice::open(&machine.at(&part.path));
+                Box::new(device.map_err(|source| SystemError::Part {
+                    part: name.clone(),
+                    slot: machine.name(slot).to_owned(),
+                    source,
+                })?)
+            }
+        };
+        parts.insert(name.clone(), device);
+    }
+    Ok(parts)
+}
+
+/// The keys this machine trusts, with its threshold and floor.
+///
+/// # Errors
+/// When a key directory, a key, or the floor cannot be read.
+pub fn open_trust(machine: &Machine) -> Result<Trust, SystemError> {
+    let dirs: Vec<PathBuf> = machine
+        .board
+        .trust
+        .keys
+        .iter()
+        .map(|dir| machine.at(dir))
+        .collect();
+    Ok(trust::load(
+        &dirs,
+        machine.board.trust.threshold,
+        machine.data.floor()?,
+    )?)
+}
+
+/// Step 10 of an upgrade. Returns false where the board has no reboot command.
+///
+/// # Errors
+/// [`SystemError::Reboot`]
+pub fn reboot(board: &Board) -> Result<bool, SystemError> {
+    let [program, arguments @ ..] = board.boot.reboot.as_slice() else {
+        return Ok(false);
+    };
+    let failed = |source| SystemError::Reboot {
+        command: board.boot.reboot.join(" "),
+        source,
+    };
+    let status = Command::new(program)
+        .args(arguments)
+        .status()
+        .map_err(failed)?;
+    if status.success() {
+        Ok(true)
+    } else {
+        Err(failed(io::Error::other(status.to_string())))
+    }
+}

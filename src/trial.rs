@@ -1,0 +1,147 @@
+//! The end of a trial: confirmed, or going back.
+
+use std::time::Duration;
+
+use crate::data::{Installed, Stage, What};
+use crate::machine::{Machine, MachineError};
+use crate::slots::{BootState, Condition, Slot, Standing};
+
+/// Ends the trial of the running slot as good: it boots uncounted from now on, its security number
+/// becomes the floor, and the archive is not needed any more. Returns false if there was nothing
+/// left to do.
+///
+/// The boot state goes first: it alone decides. Power lost after it leaves a record to tidy up,
+/// which the next boot does ([`settle`]).
+///
+/// # Errors
+/// When the state does not allow it or a medium fails; run again to finish.
+pub fn confirm(machine: &mut Machine) -> Result<bool, MachineError> {
+    let running = machine.running;
+    let before = machine.boot.load()?;
+    let after = machine.transit(|state| state.confirm(running))?;
+    let recorded = confirm_records(machine)?;
+    Ok(after != before || recorded)
+}
+
+/// Floor, archive, record and history of a running slot that has become good.
+fn confirm_records(machine: &Machine) -> Result<bool, MachineError> {
+    let slot = machine.running;
+    let Some(mut installed) = machine.installed(slot)? else {
+        return Ok(false);
+    };
+    if installed.stage == Stage::Good {
+        return Ok(false);
+    }
+    machine.data.raise_floor(installed.security)?;
+    machine.data.remove_archive(machine.name(slot))?;
+    installed.stage = Stage::Good;
+    installed.archive = None;
+    installed.note = None;
+    machine.set_installed(slot, &installed)?;
+    let message = format!(
+        "version {} in slot {} is confirmed",
+        installed.version,
+        machine.name(slot)
+    );
+    machine.note(What::Confirmed, slot, Some(&installed.version), &message)?;
+    Ok(true)
+}
+
+/// Gives the running slot up, or takes a commit back before its trial began: the next boot is the
+/// slot that this returns.
+///
+/// The reason is recorded before the boot state changes, so that the system one comes back to can
+/// tell it. After a cut between the two the trial goes on.
+///
+/// # Errors
+/// When there is no good slot to go back to, or a medium fails.
+pub fn go_back(machine: &mut Machine, what: What, reason: &str) -> Result<Slot, MachineError> {
+    let running = machine.running;
+    let state = machine.boot.load()?;
+    let after = state.go_back(running)?; // refused before anything is recorded
+    let (left, message) = match state.standing(running) {
+        Standing::Pending(_) => (
+            machine.target(),
+            format!("the trial was called off: {reason}"),
+        ),
+        _ => (running, reason.to_owned()),
+    };
+    let installed = machine.installed(left)?;
+    if let Some(installed) = &installed
+        && after.condition(left) == Condition::Unbootable
+    {
+        fail(machine, left, installed.clone(), &message)?;
+    }
+    let version = installed.map(|installed| installed.version);
+    machine.note(what, left, version.as_deref(), &message)?;
+    machine.transit(|_| Ok(after))?;
+    Ok(after.primary)
+}
+
+/// How long the running slot may run unconfirmed; `None` if it is not on trial (any more).
+///
+/// # Errors
+/// When boot state or record cannot be read.
+pub fn window(machine: &mut Machine) -> Result<Option<Duration>, MachineError> {
+    let Standing::OnTrial(_) = machine.boot.load()?.standing(machine.running) else {
+        return Ok(None);
+    };
+    let recorded = machine
+        .installed(machine.running)?
+        .map(|installed| installed.confirm_within);
+    Ok(Some(recorded.map_or(
+        machine.board.boot.confirm_within,
+        Duration::from_secs,
+    )))
+}
+
+/// Records that the system of a slot did not become good, and why.
+fn fail(
+    machine: &Machine,
+    slot: Slot,
+    mut installed: Installed,
+    why: &str,
+) -> Result<(), MachineError> {
+    installed.stage = Stage::Failed;
+    installed.note = Some(why.to_owned());
+    machine.set_installed(slot, &installed)?;
+    Ok(())
+}
+
+/// Brings the records up to the boot state, once a boot: a trial that ended by itself is noted as a
+/// fall back with its reason, and a confirm that was cut short is completed. Returns the message of
+/// a fall back that was noticed now.
+///
+/// # Errors
+/// When the records cannot be read or written.
+pub fn settle(machine: &Machine, state: &BootState) -> Result<Option<String>, MachineError> {
+    match state.standing(machine.running) {
+        Standing::Good => {
+            confirm_records(machine)?;
+            Ok(None)
+        }
+        Standing::FellBack => note_fall_back(machine),
+        _ => Ok(None),
+    }
+}
+
+fn note_fall_back(machine: &Machine) -> Result<Option<String>, MachineError> {
+    let slot = machine.target();
+    let Some(installed) = machine.installed(slot)? else {
+        return Ok(None);
+    };
+    let why = match installed.stage {
+        Stage::Writing => "it never got as far as its first boot (kernel, init or power)",
+        Stage::Trial => "it started, but was not confirmed before its tries were used up",
+        Stage::Good | Stage::Failed => return Ok(None),
+    };
+    let version = installed.version.clone();
+    let message = format!(
+        "fell back to slot {}: version {version} in slot {} did not prove good: {why}",
+        machine.name(machine.running),
+        machine.name(slot),
+    );
+    fail(machine, slot, installed, why)?;
+    machine.note(What::FellBack, slot, Some(&version), &message)?;
+    Ok(Some(message))
+}
