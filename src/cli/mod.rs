@@ -1,5 +1,282 @@
 //! Words in, calls out: everything that talks to people and to calling programs.
+//!
+//! Standard output carries the answer, standard error the conversation. Every answer is one value
+//! that the library computed, printed for people or, with `--json`, as one JSON document. An error
+//! is an answer too: with `--json` it is a document with `ok: false`, the exit code, and every
+//! refusal with its reason, both values and a hint.
 
+mod answer;
 pub mod args;
 pub mod progress;
 pub mod source;
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::config::archive;
+use crate::config::keep::KeepList;
+use crate::data::What;
+use crate::files::{FileError, NewFile};
+use crate::first_boot::first_boot;
+use crate::image::Unverified;
+use crate::install::{self, InstallError, Parts, Watch, Wish};
+use crate::machine::{Lock, Machine, below};
+use crate::report::{Event, ExitCode, Phase};
+use crate::trust::Trust;
+use crate::{doctor, status, system, trial};
+use answer::{Answer, Failure};
+use args::{Choices, Command, NoCommand, Place, Reboot, Settings};
+use progress::{Progress, Style};
+
+/// Where a running upgrade tells how far it is.
+const STATUS_FILE: &str = "/run/sysupgrade-rs/status.json";
+
+/// What is said to a command line that leads to no command.
+#[must_use]
+pub fn no_command(no: &NoCommand) -> ExitCode {
+    match no {
+        NoCommand::Answer(text) => {
+            answer::print(text);
+            ExitCode::Done
+        }
+        NoCommand::Usage(problem) => {
+            answer::complain(&format!("{problem}\n{}", NoCommand::HINT));
+            ExitCode::Usage
+        }
+    }
+}
+
+/// Does what was asked, prints the answer, and returns the exit code.
+#[must_use]
+pub fn run(settings: &Settings, command: Command) -> ExitCode {
+    let root = settings.root.clone().unwrap_or_else(|| PathBuf::from("/"));
+    let session = Session { settings, root };
+    match session.run(command) {
+        Ok(answer) => answer.print(settings),
+        Err(failure) => failure.print(settings),
+    }
+}
+
+struct Session<'s> {
+    settings: &'s Settings,
+    root: PathBuf,
+}
+
+impl Session<'_> {
+    fn run(&self, command: Command) -> Result<Answer, Failure> {
+        match command {
+            Command::Install {
+                image,
+                choices,
+                reboot,
+                confirm_within,
+            } => self.install(&image, &wish(choices, confirm_within), reboot),
+            Command::Test { image, choices } => self.test(&image, &wish(choices, None)),
+            Command::Plan { image, choices } => self.plan(&image, &wish(choices, None)),
+            Command::Backup { to } => self.backup(&to),
+            Command::Restore { .. } => Err(Failure::doing(
+                "restore",
+                &io::ErrorKind::Unsupported.into(),
+            )),
+            Command::List => Ok(Answer::kept(&KeepList::read(&self.root)?)),
+            Command::Status => Ok(Answer::status(&status::status(&mut self.machine()?)?)),
+            Command::FirstBoot => Ok(Answer::first_boot(&first_boot(&mut self.machine()?)?)),
+            Command::Confirm => self.confirm(),
+            Command::Rollback { reboot } => self.rollback(reboot),
+            Command::Guard => self.guard(),
+            Command::Inspect { image } => Ok(Answer::inspected(&Unverified::open(source::open(
+                &image,
+                &stop_flag()?,
+            )?)?)?),
+            Command::Doctor => Ok(Answer::checks(&doctor::examine(
+                &self.root,
+                self.settings.board.as_deref(),
+            ))),
+            Command::History => Ok(Answer::history(&self.machine()?.data.history()?)),
+        }
+    }
+
+    fn machine(&self) -> Result<Machine, Failure> {
+        let board = system::read_board(&self.root, self.settings.board.as_deref())?;
+        Ok(system::open(&self.root, board)?)
+    }
+
+    fn progress(&self) -> Progress {
+        let Settings {
+            progress,
+            json,
+            verbosity,
+            ..
+        } = *self.settings;
+        let style = Style::for_stderr(progress, json, verbosity);
+        Progress::new(style, Box::new(io::stderr()))
+            .with_status(below(&self.root, Path::new(STATUS_FILE)))
+    }
+
+    fn install(&self, image: &OsStr, wish: &Wish, reboot: Reboot) -> Result<Answer, Failure> {
+        let mut machine = self.machine()?;
+        let done = self.with_image(
+            &mut machine,
+            image,
+            |lock, machine, source, trust, parts, watch| {
+                install::install(lock, machine, source, trust, parts, wish, watch)
+            },
+        )?;
+        let rebooting = self.reboot(&machine, reboot)?;
+        Ok(Answer::installed(&done, rebooting))
+    }
+
+    fn test(&self, image: &OsStr, wish: &Wish) -> Result<Answer, Failure> {
+        let mut machine = self.machine()?;
+        let plan = self.with_image(
+            &mut machine,
+            image,
+            |_, machine, source, trust, parts, watch| {
+                install::test(machine, source, trust, parts, wish, watch)
+            },
+        )?;
+        Ok(Answer::plan(&machine, &plan, true))
+    }
+
+    fn plan(&self, image: &OsStr, wish: &Wish) -> Result<Answer, Failure> {
+        let mut machine = self.machine()?;
+        let plan = self.with_image(
+            &mut machine,
+            image,
+            |_, machine, source, trust, parts, watch| {
+                Ok(install::examine(machine, source, trust, parts, wish, watch)?.0)
+            },
+        )?;
+        Ok(Answer::plan(&machine, &plan, false))
+    }
+
+    /// Takes the lock, opens keys, media and image, and lets `work` use them under progress and signals.
+    fn with_image<T>(
+        &self,
+        machine: &mut Machine,
+        image: &OsStr,
+        work: impl FnOnce(
+            &Lock,
+            &mut Machine,
+            Box<dyn io::Read>,
+            &Trust,
+            &mut Parts,
+            &mut Watch<'_>,
+        ) -> Result<T, InstallError>,
+    ) -> Result<T, Failure> {
+        let stop = stop_flag()?;
+        let lock = machine.lock()?;
+        let trust = system::open_trust(machine)?;
+        let mut parts = system::open_parts(machine, machine.target())?;
+        let source = source::open(image, &stop)?;
+        let mut progress = self.progress();
+        let mut tell = |event: Event| progress.event(&event);
+        let mut watch = Watch {
+            tell: &mut tell,
+            stop: &stop,
+        };
+        let result = work(&lock, machine, source, &trust, &mut parts, &mut watch);
+        let result = result.map_err(Failure::from);
+        match &result {
+            Ok(_) => progress.finish(ExitCode::Done, "done"),
+            Err(failure) => progress.finish(failure.code, &failure.message),
+        }
+        result
+    }
+
+    /// Step 10 of an upgrade. Returns whether the machine reboots now.
+    fn reboot(&self, machine: &Machine, reboot: Reboot) -> Result<bool, Failure> {
+        let Reboot::After(delay) = reboot else {
+            return Ok(false);
+        };
+        std::thread::sleep(delay);
+        self.progress().event(&Event::Phase(Phase::Reboot));
+        Ok(system::reboot(&machine.board)?)
+    }
+
+    fn confirm(&self) -> Result<Answer, Failure> {
+        let mut machine = self.machine()?;
+        let _lock = machine.lock()?;
+        let changed = trial::confirm(&mut machine)?;
+        Ok(Answer::confirmed(&machine, changed))
+    }
+
+    fn rollback(&self, reboot: Reboot) -> Result<Answer, Failure> {
+        self.go_back(&mut self.machine()?, "rolled back by hand", reboot)
+    }
+
+    fn go_back(&self, machine: &mut Machine, why: &str, reboot: Reboot) -> Result<Answer, Failure> {
+        let slot = {
+            let _lock = machine.lock()?;
+            trial::go_back(machine, What::RolledBack, why)?
+        };
+        // Calling off a trial that has not begun needs no reboot: this system goes on.
+        let rebooting = slot != machine.running && self.reboot(machine, reboot)?;
+        Ok(Answer::going_back(machine, slot, rebooting))
+    }
+
+    /// Waits until the trial is over. Unconfirmed in time, the machine goes back.
+    fn guard(&self) -> Result<Answer, Failure> {
+        const LOOK_EVERY: Duration = Duration::from_secs(1);
+        let mut machine = self.machine()?;
+        let began = Instant::now();
+        while let Some(window) = trial::window(&mut machine)? {
+            let left = window.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                let why = format!("not confirmed within {} s", window.as_secs());
+                return self.go_back(&mut machine, &why, Reboot::After(Duration::ZERO));
+            }
+            std::thread::sleep(left.min(LOOK_EVERY));
+        }
+        Ok(Answer::confirmed(&machine, false))
+    }
+
+    fn backup(&self, to: &Place) -> Result<Answer, Failure> {
+        let machine = self.machine().ok(); // a backup needs no slots
+        let defaults = machine.as_ref().and_then(Machine::defaults);
+        let version = machine.as_ref().map(Machine::running_version).transpose()?;
+        let keep = KeepList::read(&self.root)?;
+        let source = archive::Source {
+            root: &self.root,
+            keep: &keep,
+            defaults: defaults.as_deref(),
+            from_version: version.as_deref().unwrap_or_default(),
+            board: machine.as_ref().map_or("", |machine| &machine.board.name),
+        };
+        let summary = match to {
+            Place::Standard => archive::write(io::stdout().lock(), &source)?,
+            Place::File(path) => {
+                let mut file = NewFile::create(path, 0o600)?;
+                let summary = archive::write(&mut file, &source)?;
+                file.commit()?;
+                summary
+            }
+        };
+        Ok(Answer::backed_up(to, &summary))
+    }
+}
+
+fn wish(choices: Choices, confirm_within: Option<Duration>) -> Wish {
+    Wish {
+        keep: choices.keep_config,
+        force: choices.force,
+        confirm_within,
+    }
+}
+
+/// A flag that SIGINT, SIGTERM and a dead terminal set.
+fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(|error| Failure::doing("watch for signals", &error))?;
+    }
+    Ok(stop)
+}

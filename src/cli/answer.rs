@@ -1,0 +1,403 @@
+//! Answers and failures: each one value, printed for people or as one JSON document.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::args::{Place, Settings};
+use crate::config::{self, ConfigError};
+use crate::data::{DataError, Entry};
+use crate::doctor::Check;
+use crate::files::FileError;
+use crate::first_boot::{FirstBoot, FirstBootError, summary};
+use crate::image::{ImageError, Inspection, Unverified};
+use crate::install::{Done, InstallError, Plan, describe};
+use crate::machine::{Machine, MachineError};
+use crate::report::{ExitCode, Refusal, printable};
+use crate::slots::{Slot, TransitionError};
+use crate::status::Status;
+use crate::system::SystemError;
+
+use super::source::SourceError;
+
+/// Prints to standard output. A reader that has gone is not an error.
+pub(super) fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+/// Prints to standard error, under the name of the program.
+pub(super) fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "sysupgrade-rs: {text}");
+}
+
+/// What a command found out or did.
+pub(super) struct Answer {
+    code: ExitCode,
+    /// For people, without the final newline. Empty: nothing to say.
+    human: String,
+    machine: Value,
+    /// Said on standard error, and not with `-q`: the work was the answer (`-b -`).
+    aside: bool,
+}
+
+impl Answer {
+    fn new(human: impl Into<String>, machine: Value) -> Self {
+        Self {
+            code: ExitCode::Done,
+            human: human.into(),
+            machine,
+            aside: false,
+        }
+    }
+
+    pub(super) fn print(self, settings: &Settings) -> ExitCode {
+        if settings.json {
+            let mut document = self.machine;
+            if let Value::Object(fields) = &mut document {
+                fields.insert("ok".into(), true.into());
+                fields.insert("exit".into(), (self.code as u8).into());
+            }
+            print(&format!("{document}\n"));
+        } else if !self.human.is_empty() {
+            if self.aside {
+                if settings.verbosity > 0 {
+                    complain(&self.human);
+                }
+            } else {
+                print(&format!("{}\n", self.human));
+            }
+        }
+        self.code
+    }
+
+    pub(super) fn installed(done: &Done, rebooting: bool) -> Self {
+        let Done {
+            version,
+            slot,
+            written,
+            kept,
+        } = done;
+        let next = if rebooting {
+            "rebooting into it now"
+        } else {
+            "reboot to start its trial"
+        };
+        let version_shown = printable(version);
+        let human = format!(
+            "version {version_shown} is in slot {slot}: {} bytes written, {} were right already, {kept} files kept; {next}",
+            written.written, written.unchanged
+        );
+        let machine = json!({
+            "version": version, "slot": slot, "written": written.written, "unchanged": written.unchanged,
+            "kept": kept, "rebooting": rebooting,
+        });
+        Self::new(human, machine)
+    }
+
+    pub(super) fn plan(machine: &Machine, plan: &Plan, whole: bool) -> Self {
+        let slot = machine.name(machine.target());
+        let installed = &plan.installed;
+        let checked = if whole {
+            "the whole image is good"
+        } else {
+            "head and signature are good"
+        };
+        let kept = plan.keep.as_ref().map(|keep| keep.paths().count());
+        let config = kept.map_or("no configuration goes with it".into(), |count| {
+            format!("{count} files go with it")
+        });
+        let human = format!(
+            "{checked}: version {} (security {}) would go into slot {slot}, {} bytes; {config}",
+            printable(&installed.version),
+            installed.security,
+            plan.bytes
+        );
+        let document = json!({
+            "version": installed.version, "security": installed.security, "slot": slot, "bytes": plan.bytes,
+            "from_version": installed.from_version, "kept": kept, "whole_image_checked": whole,
+            "forced": plan.forced,
+        });
+        Self::new(human, document)
+    }
+
+    pub(super) fn status(status: &Status) -> Self {
+        let version = |version: &Option<String>| {
+            version.as_deref().map_or_else(
+                || "version unknown".into(),
+                |v| format!("version {}", printable(v)),
+            )
+        };
+        let mut lines = vec![
+            format!(
+                "running    slot {}, {}, {}",
+                status.running.name,
+                version(&status.running.version),
+                status.running.state
+            ),
+            format!(
+                "other      slot {}, {}, {}",
+                status.other.name,
+                version(&status.other.version),
+                printable(&status.other.state)
+            ),
+            format!("next boot  slot {}", status.next_boot),
+            format!("floor      security {}", status.floor),
+        ];
+        if let Some(last) = &status.last {
+            lines.push(format!("last       {}", entry_line(last)));
+        }
+        let nothing = ["nothing".to_owned()];
+        let to_do: &[String] = if status.to_do.is_empty() {
+            &nothing
+        } else {
+            &status.to_do
+        };
+        lines.extend(to_do.iter().map(|what| format!("to do      {what}")));
+        Self::new(lines.join("\n"), to_value(status))
+    }
+
+    pub(super) fn first_boot(done: &FirstBoot) -> Self {
+        let (human, what) = match done {
+            FirstBoot::Settled(None) => (String::new(), "nothing-to-do"),
+            FirstBoot::Settled(Some(message)) => (printable(message), "fell-back"),
+            FirstBoot::AlreadyDone => (
+                "the configuration was brought over before".into(),
+                "already-done",
+            ),
+            FirstBoot::Defaults => (
+                "this system starts from its own defaults, as asked for".into(),
+                "defaults",
+            ),
+            FirstBoot::Applied(report) => {
+                let human = format!("the configuration was brought over: {}", summary(report));
+                return Self::new(
+                    human,
+                    json!({ "first_boot": "applied", "report": to_value(report) }),
+                );
+            }
+        };
+        Self::new(
+            human.clone(),
+            json!({ "first_boot": what, "message": human }),
+        )
+    }
+
+    pub(super) fn confirmed(machine: &Machine, changed: bool) -> Self {
+        let slot = machine.name(machine.running);
+        let human = if changed {
+            format!("slot {slot} is confirmed")
+        } else {
+            format!("slot {slot} is good, nothing to confirm")
+        };
+        Self::new(human, json!({ "slot": slot, "changed": changed }))
+    }
+
+    pub(super) fn going_back(machine: &Machine, slot: Slot, rebooting: bool) -> Self {
+        let name = machine.name(slot);
+        let human = match (slot == machine.running, rebooting) {
+            (true, _) => format!("the trial is called off, slot {name} stays"),
+            (false, true) => format!("going back to slot {name}, rebooting now"),
+            (false, false) => format!("slot {name} takes over at the next boot"),
+        };
+        Self::new(human, json!({ "slot": name, "rebooting": rebooting }))
+    }
+
+    pub(super) fn history(entries: &[Entry]) -> Self {
+        let lines: Vec<String> = entries.iter().map(entry_line).collect();
+        Self::new(lines.join("\n"), json!({ "history": to_value(entries) }))
+    }
+
+    pub(super) fn checks(checks: &[Check]) -> Self {
+        let mut lines = Vec::new();
+        for check in checks {
+            let mark = if check.ok { "ok  " } else { "BAD " };
+            lines.push(format!(
+                "{mark} {:<16} {}",
+                check.name,
+                printable(&check.detail)
+            ));
+            lines.extend(
+                check
+                    .hint
+                    .iter()
+                    .map(|hint| format!("     {:<16} -> {hint}", "")),
+            );
+        }
+        let good = checks.iter().all(|check| check.ok);
+        let mut answer = Self::new(
+            lines.join("\n"),
+            json!({ "checks": to_value(checks), "good": good }),
+        );
+        if !good {
+            answer.code = ExitCode::BoardUnreadable;
+        }
+        answer
+    }
+
+    pub(super) fn kept(keep: &config::keep::KeepList) -> Self {
+        for notice in keep.notices() {
+            complain(&printable(&notice.to_string()));
+        }
+        let paths: Vec<String> = keep.paths().map(ToString::to_string).collect();
+        Self::new(
+            paths.join("\n"),
+            json!({ "paths": paths, "notices": to_value(keep.notices()) }),
+        )
+    }
+
+    pub(super) fn backed_up(to: &Place, summary: &config::archive::Summary) -> Self {
+        for notice in &summary.notices {
+            complain(&printable(&notice.to_string()));
+        }
+        let mut answer = Self::new(
+            format!("{} files saved", summary.files),
+            json!({ "files": summary.files }),
+        );
+        answer.aside = matches!(to, Place::Standard);
+        answer
+    }
+
+    pub(super) fn inspected<R: io::Read>(image: &Unverified<R>) -> Result<Self, Failure> {
+        let inspection = Inspection::of(image)?;
+        Ok(Self::new(inspection.to_text(), inspection.to_json()?))
+    }
+}
+
+fn entry_line(entry: &Entry) -> String {
+    format!("#{} {}", entry.number, printable(&entry.message))
+}
+
+/// Our own types: maps with text keys and nothing that JSON cannot say.
+fn to_value<T: Serialize + ?Sized>(value: &T) -> Value {
+    serde_json::to_value(value).unwrap_or(Value::Null)
+}
+
+/// Why a command did not do what was asked.
+pub(super) struct Failure {
+    pub(super) code: ExitCode,
+    pub(super) message: String,
+    refusals: Vec<Refusal>,
+}
+
+impl Failure {
+    fn new(code: ExitCode, error: &dyn std::error::Error) -> Self {
+        Self {
+            code,
+            message: describe(error),
+            refusals: Vec::new(),
+        }
+    }
+
+    /// Something of the operating system that is expected to work.
+    pub(super) fn doing(what: &str, error: &io::Error) -> Self {
+        Self {
+            code: ExitCode::Failed,
+            message: format!("cannot {what}: {error}"),
+            refusals: Vec::new(),
+        }
+    }
+
+    pub(super) fn print(self, settings: &Settings) -> ExitCode {
+        if settings.json {
+            let document = json!({
+                "ok": false, "exit": self.code as u8, "message": self.message, "refusals": to_value(&self.refusals),
+            });
+            print(&format!("{document}\n"));
+        } else if self.refusals.is_empty() {
+            complain(&printable(&self.message));
+        } else {
+            for refusal in &self.refusals {
+                complain(&format!(
+                    "{}\n  {}",
+                    printable(&refusal.message),
+                    printable(&refusal.hint)
+                ));
+            }
+        }
+        self.code
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        Self {
+            refusals: vec![error.refusal()],
+            ..Self::new(error.reason().exit_code(), &error)
+        }
+    }
+}
+
+impl From<InstallError> for Failure {
+    fn from(error: InstallError) -> Self {
+        let mut failure = Self::new(error.exit_code(), &error);
+        failure.refusals = match error {
+            InstallError::Refused(refusals) => refusals,
+            InstallError::Image(error) => vec![error.refusal()],
+            _ => Vec::new(),
+        };
+        failure
+    }
+}
+
+impl From<MachineError> for Failure {
+    fn from(error: MachineError) -> Self {
+        let code = match &error {
+            MachineError::Busy { .. } => ExitCode::Busy,
+            MachineError::Boot(_) | MachineError::Transition(TransitionError::Contradiction) => {
+                ExitCode::BoardUnreadable
+            }
+            MachineError::Transition(TransitionError::OnTrial) => ExitCode::OnTrial,
+            MachineError::Transition(_) | MachineError::Data(_) | MachineError::File(_) => {
+                ExitCode::Failed
+            }
+        };
+        Self::new(code, &error)
+    }
+}
+
+impl From<SystemError> for Failure {
+    fn from(error: SystemError) -> Self {
+        let code = match &error {
+            SystemError::Data(_) | SystemError::Part { .. } | SystemError::Reboot { .. } => {
+                ExitCode::Failed
+            }
+            SystemError::Trust(_) => ExitCode::Signature,
+            _ => ExitCode::BoardUnreadable,
+        };
+        Self::new(code, &error)
+    }
+}
+
+impl From<FirstBootError> for Failure {
+    fn from(error: FirstBootError) -> Self {
+        match error {
+            FirstBootError::Machine(error) => error.into(),
+            FirstBootError::GivenUp { .. } => Self::new(ExitCode::ConfigRefused, &error),
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(ExitCode::ConfigRefused, &error)
+    }
+}
+
+impl From<DataError> for Failure {
+    fn from(error: DataError) -> Self {
+        Self::new(ExitCode::Failed, &error)
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self::new(ExitCode::Failed, &error)
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self::new(ExitCode::Failed, &error)
+    }
+}

@@ -1,0 +1,174 @@
+//! Looks at everything an upgrade relies on, and changes nothing.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::board::Board;
+use crate::files;
+use crate::install::describe;
+use crate::machine::Machine;
+use crate::slots::{Slot, Standing};
+use crate::system;
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// What it is.
+    pub name: String,
+    /// Whether it is as it must be.
+    pub ok: bool,
+    /// What was seen.
+    pub detail: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// All checks, in the order in which they build on each other: where one of the first two fails,
+/// what follows cannot be looked at.
+#[must_use]
+pub fn examine(root: &Path, board_file: Option<&Path>) -> Vec<Check> {
+    let mut checks = Checks::default();
+    let Some(board) = checks.of(
+        "board file",
+        system::read_board(root, board_file),
+        describe_board,
+    ) else {
+        checks.hint("install the board file of this model, see board/");
+        return checks.list;
+    };
+    let slots = board.slots.each_ref().map(|slot| slot.name.clone());
+    let name = |slot: &Slot| format!("slot {}", slots[slot.index()]);
+    if checks
+        .of("running slot", system::running_slot(root, &board), name)
+        .is_none()
+    {
+        checks.hint("the boot loader must pass the slot on the kernel command line");
+        return checks.list;
+    }
+    match system::open(root, board) {
+        Ok(mut machine) => examine_machine(&mut checks, &mut machine),
+        Err(error) => checks.add("machine", false, describe(&error)),
+    }
+    checks.list
+}
+
+fn describe_board(board: &Board) -> String {
+    format!(
+        "{}, for images of {}",
+        board.name,
+        board.compatible.join(", ")
+    )
+}
+
+fn examine_machine(checks: &mut Checks, machine: &mut Machine) {
+    let state = checks.of("boot environment", machine.boot.load(), |_| {
+        "readable".into()
+    });
+    if state.is_none() {
+        checks.hint("format it as the factory image does, with this slot as the good one");
+    }
+    if let Some(state) = state {
+        let agree = !matches!(state.standing(machine.running), Standing::Contradiction);
+        let boots = machine.name(state.boot().0).to_owned();
+        let list = Slot::ALL
+            .map(|slot| format!("{} {}", machine.name(slot), state.condition(slot)))
+            .join("; ");
+        checks.add(
+            "slots agree",
+            agree,
+            format!("{list}; slot {boots} boots next"),
+        );
+        if !agree {
+            checks.hint("the running slot was not booted from this environment: reboot, or repair the environment");
+        }
+    }
+    if checks
+        .of("trusted keys", system::open_trust(machine), |trust| {
+            format!(
+                "{} keys, {} must sign, floor {}",
+                trust.keys.len(),
+                trust.threshold,
+                trust.floor
+            )
+        })
+        .is_none()
+    {
+        checks.hint(
+            "put usign public keys, named by fingerprint, into the directories of the board file",
+        );
+    }
+    let target = machine.target();
+    let parts = system::open_parts(machine, target);
+    if checks
+        .of("target media", parts, |parts| {
+            let sizes = parts
+                .iter()
+                .map(|(name, device)| format!("{name} {} bytes", device.capacity()));
+            sizes.collect::<Vec<_>>().join(", ")
+        })
+        .is_none()
+    {
+        checks.hint("the media of the slot that does not run must exist and must not be mounted");
+    }
+    let dir = machine.data.dir().to_owned();
+    checks.of("data directory", machine.data.create(), |()| {
+        let free = files::free_space(&dir).map_or_else(
+            |error| describe(&error),
+            |free| format!("{free} bytes free"),
+        );
+        format!("{}, {free}", dir.display())
+    });
+    checks.of(
+        "records",
+        Slot::ALL
+            .into_iter()
+            .try_for_each(|slot| machine.installed(slot).map(drop)),
+        |()| "readable".into(),
+    );
+    checks.of("history", machine.data.history(), |history| {
+        format!("{} entries", history.len())
+    });
+}
+
+#[derive(Default)]
+struct Checks {
+    list: Vec<Check>,
+}
+
+impl Checks {
+    fn add(&mut self, name: &str, ok: bool, detail: String) {
+        self.list.push(Check {
+            name: name.to_owned(),
+            ok,
+            detail,
+            hint: None,
+        });
+    }
+
+    fn hint(&mut self, hint: &str) {
+        if let Some(last) = self.list.last_mut() {
+            last.hint = Some(hint.to_owned());
+        }
+    }
+
+    /// Notes a result, and hands on what was good.
+    fn of<T, E: std::error::Error>(
+        &mut self,
+        name: &str,
+        result: Result<T, E>,
+        detail: impl FnOnce(&T) -> String,
+    ) -> Option<T> {
+        match result {
+            Ok(value) => {
+                self.add(name, true, detail(&value));
+                Some(value)
+            }
+            Err(error) => {
+                self.add(name, false, describe(&error));
+                None
+            }
+        }
+    }
+}
