@@ -195,39 +195,49 @@ impl InstallError {
     }
 }
 
-/// Steps 2 to 9; the lock is the proof of step 1, and the caller reboots.
+/// An upgrade that is asked for, with all that it needs, opened.
+pub struct Upgrade<'a> {
+    /// The proof of step 1.
+    pub lock: Lock,
+    /// The machine.
+    pub machine: &'a mut Machine,
+    /// Who may sign.
+    pub trust: Trust,
+    /// The media of the target.
+    pub parts: Parts,
+    /// What the caller wants.
+    pub wish: Wish,
+    /// Who is told, and whether to go on.
+    pub watch: Watch<'a>,
+}
+
+/// Steps 2 to 9; the caller reboots.
 ///
 /// # Errors
 /// [`InstallError`]; before step 5 nothing has been written, after it the error is
 /// [`InstallError::Unfinished`] and the target cannot be booted.
-pub fn install(
-    _lock: &Lock,
-    machine: &mut Machine,
-    image: impl Read,
-    trust: &Trust,
-    parts: &mut Parts,
-    wish: &Wish,
-    watch: &mut Watch<'_>,
-) -> Result<Done, InstallError> {
-    machine.data.create()?;
-    let target = machine.target();
-    let slot = machine.name(target).to_owned();
-    let (plan, image) = match examine(machine, image, trust, parts, wish, watch) {
+pub fn install(upgrade: &mut Upgrade<'_>, image: impl Read) -> Result<Done, InstallError> {
+    upgrade.machine.data.create()?;
+    let (plan, image) = match examine(upgrade, image) {
         Ok(good) => good,
         Err(error) => {
-            record(machine, What::Refused, None, &error);
+            record(upgrade.machine, What::Refused, None, &error);
             return Err(error);
         }
     };
+    let target = upgrade.machine.target();
+    let slot = upgrade.machine.name(target).to_owned();
     let version = plan.installed.version.clone();
-    match write(machine, image, parts, plan, watch) {
+    match write(upgrade, image, plan) {
         Ok(done) => {
             let message = format!("version {version} is in slot {slot} and boots next, on trial");
-            machine.note(What::Installed, target, Some(&version), &message)?;
+            upgrade
+                .machine
+                .note(What::Installed, target, Some(&version), &message)?;
             Ok(done)
         }
         Err(error) => {
-            record(machine, What::InstallFailed, Some(&version), &error);
+            record(upgrade.machine, What::InstallFailed, Some(&version), &error);
             Err(InstallError::Unfinished {
                 slot,
                 source: Box::new(error),
@@ -248,13 +258,17 @@ fn record(machine: &Machine, what: What, version: Option<&str>, error: &InstallE
 /// # Errors
 /// [`InstallError`]; nothing has been written.
 pub fn examine<R: Read>(
-    machine: &mut Machine,
+    upgrade: &mut Upgrade<'_>,
     image: R,
-    trust: &Trust,
-    parts: &Parts,
-    wish: &Wish,
-    watch: &mut Watch<'_>,
 ) -> Result<(Plan, Verified<R>), InstallError> {
+    let Upgrade {
+        machine,
+        trust,
+        parts,
+        wish,
+        watch,
+        ..
+    } = upgrade;
     watch.phase(Phase::Verify);
     let image = Unverified::open(image)?.verify(trust)?;
     watch.phase(Phase::Plan);
@@ -272,16 +286,9 @@ pub fn examine<R: Read>(
 ///
 /// # Errors
 /// As [`examine`].
-pub fn test(
-    machine: &mut Machine,
-    image: impl Read,
-    trust: &Trust,
-    parts: &Parts,
-    wish: &Wish,
-    watch: &mut Watch<'_>,
-) -> Result<Plan, InstallError> {
-    let (plan, mut image) = examine(machine, image, trust, parts, wish, watch)?;
-    let mut meter = Meter::new(watch, Phase::Verify, plan.bytes);
+pub fn test(upgrade: &mut Upgrade<'_>, image: impl Read) -> Result<Plan, InstallError> {
+    let (plan, mut image) = examine(upgrade, image)?;
+    let mut meter = Meter::new(&mut upgrade.watch, Phase::Verify, plan.bytes);
     while let Some(member) = image.next_member()? {
         match member {
             Member::Config(mut config) => config.skip()?,
@@ -462,15 +469,22 @@ fn no_space(machine: &Machine, keep: &KeepList) -> Result<Option<Refusal>, Insta
 
 /// Steps 5 to 9.
 fn write<R: Read>(
-    machine: &mut Machine,
+    upgrade: &mut Upgrade<'_>,
     image: Verified<R>,
-    parts: &mut Parts,
     plan: Plan,
-    watch: &mut Watch<'_>,
 ) -> Result<Done, InstallError> {
+    let Upgrade {
+        machine,
+        parts,
+        watch,
+        ..
+    } = upgrade;
     let (running, target) = (machine.running, machine.target());
     machine.transit(|state| state.begin_install(running))?;
     let mut installed = plan.installed;
+    if machine.installed(running)?.is_none() {
+        machine.set_installed(running, &factory(&installed))?;
+    }
     machine.set_installed(target, &installed)?;
 
     let manifest = image.manifest().clone();
@@ -493,6 +507,20 @@ fn write<R: Read>(
         written,
         kept,
     })
+}
+
+/// The record of a running system that no install has written: the other slot is to know, too, what
+/// it falls back to.
+fn factory(successor: &Installed) -> Installed {
+    Installed {
+        version: successor.from_version.clone().unwrap_or_default(),
+        security: 0,
+        stage: Stage::Good,
+        note: None,
+        from_version: None,
+        archive: None,
+        confirm_within: successor.confirm_within,
+    }
 }
 
 /// Step 6. The image is read to its end, so that one with anything wrong anywhere is never committed.

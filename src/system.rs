@@ -201,13 +201,13 @@ pub fn open_trust(machine: &Machine) -> Result<Trust, SystemError> {
     )?)
 }
 
-/// Step 10 of an upgrade. Returns false where the board has no reboot command.
+/// Step 10 of an upgrade: the board's own command. Boards without one (virtual ones) are left alone.
 ///
 /// # Errors
 /// [`SystemError::Reboot`]
-pub fn reboot(board: &Board) -> Result<bool, SystemError> {
+pub fn reboot(board: &Board) -> Result<(), SystemError> {
     let [program, arguments @ ..] = board.boot.reboot.as_slice() else {
-        return Ok(false);
+        return Ok(());
     };
     let failed = |source| SystemError::Reboot {
         command: board.boot.reboot.join(" "),
@@ -217,9 +217,8 @@ pub fn reboot(board: &Board) -> Result<bool, SystemError> {
         .args(arguments)
         .status()
         .map_err(failed)?;
-    if status.success() {
-        Ok(true)
-    } else {
-        Err(failed(io::Error::other(status.to_string())))
+    match status.success() {
+        true => Ok(()),
+        false => Err(failed(io::Error::other(status.to_string()))),
     }
 }

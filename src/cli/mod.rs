@@ -26,10 +26,9 @@ use crate::data::What;
 use crate::files::{FileError, NewFile};
 use crate::first_boot::first_boot;
 use crate::image::Unverified;
-use crate::install::{self, InstallError, Parts, Watch, Wish};
-use crate::machine::{Lock, Machine, below};
+use crate::install::{self, InstallError, Upgrade, Watch, Wish};
+use crate::machine::{Machine, below};
 use crate::report::{Event, ExitCode, Phase};
-use crate::trust::Trust;
 use crate::{doctor, status, system, trial};
 use answer::{Answer, Failure};
 use args::{Choices, Command, NoCommand, Place, Reboot, Settings};
@@ -77,9 +76,9 @@ impl Session<'_> {
                 choices,
                 reboot,
                 confirm_within,
-            } => self.install(&image, &wish(choices, confirm_within), reboot),
-            Command::Test { image, choices } => self.test(&image, &wish(choices, None)),
-            Command::Plan { image, choices } => self.plan(&image, &wish(choices, None)),
+            } => self.install(&image, wish(choices, confirm_within), reboot),
+            Command::Test { image, choices } => self.test(&image, wish(choices, None)),
+            Command::Plan { image, choices } => self.plan(&image, wish(choices, None)),
             Command::Backup { to } => self.backup(&to),
             Command::Restore { .. } => Err(Failure::doing(
                 "restore",
@@ -120,70 +119,54 @@ impl Session<'_> {
             .with_status(below(&self.root, Path::new(STATUS_FILE)))
     }
 
-    fn install(&self, image: &OsStr, wish: &Wish, reboot: Reboot) -> Result<Answer, Failure> {
+    fn install(&self, image: &OsStr, wish: Wish, reboot: Reboot) -> Result<Answer, Failure> {
         let mut machine = self.machine()?;
-        let done = self.with_image(
-            &mut machine,
-            image,
-            |lock, machine, source, trust, parts, watch| {
-                install::install(lock, machine, source, trust, parts, wish, watch)
-            },
-        )?;
+        let done = self.upgrade(&mut machine, image, wish, install::install)?;
         let rebooting = self.reboot(&machine, reboot)?;
         Ok(Answer::installed(&done, rebooting))
     }
 
-    fn test(&self, image: &OsStr, wish: &Wish) -> Result<Answer, Failure> {
+    fn test(&self, image: &OsStr, wish: Wish) -> Result<Answer, Failure> {
         let mut machine = self.machine()?;
-        let plan = self.with_image(
-            &mut machine,
-            image,
-            |_, machine, source, trust, parts, watch| {
-                install::test(machine, source, trust, parts, wish, watch)
-            },
-        )?;
+        let plan = self.upgrade(&mut machine, image, wish, install::test)?;
         Ok(Answer::plan(&machine, &plan, true))
     }
 
-    fn plan(&self, image: &OsStr, wish: &Wish) -> Result<Answer, Failure> {
+    fn plan(&self, image: &OsStr, wish: Wish) -> Result<Answer, Failure> {
         let mut machine = self.machine()?;
-        let plan = self.with_image(
-            &mut machine,
-            image,
-            |_, machine, source, trust, parts, watch| {
-                Ok(install::examine(machine, source, trust, parts, wish, watch)?.0)
-            },
-        )?;
+        let examine = |upgrade: &mut Upgrade<'_>, image| install::examine(upgrade, image);
+        let (plan, _) = self.upgrade(&mut machine, image, wish, examine)?;
         Ok(Answer::plan(&machine, &plan, false))
     }
 
-    /// Takes the lock, opens keys, media and image, and lets `work` use them under progress and signals.
-    fn with_image<T>(
+    /// Takes the lock, opens keys, media and image, and lets `work` use them.
+    fn upgrade<T>(
         &self,
         machine: &mut Machine,
         image: &OsStr,
-        work: impl FnOnce(
-            &Lock,
-            &mut Machine,
-            Box<dyn io::Read>,
-            &Trust,
-            &mut Parts,
-            &mut Watch<'_>,
-        ) -> Result<T, InstallError>,
+        wish: Wish,
+        work: impl FnOnce(&mut Upgrade<'_>, Box<dyn io::Read>) -> Result<T, InstallError>,
     ) -> Result<T, Failure> {
         let stop = stop_flag()?;
         let lock = machine.lock()?;
         let trust = system::open_trust(machine)?;
-        let mut parts = system::open_parts(machine, machine.target())?;
-        let source = source::open(image, &stop)?;
+        let parts = system::open_parts(machine, machine.target())?;
+        let image = source::open(image, &stop)?;
         let mut progress = self.progress();
         let mut tell = |event: Event| progress.event(&event);
-        let mut watch = Watch {
+        let watch = Watch {
             tell: &mut tell,
             stop: &stop,
         };
-        let result = work(&lock, machine, source, &trust, &mut parts, &mut watch);
-        let result = result.map_err(Failure::from);
+        let mut upgrade = Upgrade {
+            lock,
+            machine,
+            trust,
+            parts,
+            wish,
+            watch,
+        };
+        let result = work(&mut upgrade, image).map_err(Failure::from);
         match &result {
             Ok(_) => progress.finish(ExitCode::Done, "done"),
             Err(failure) => progress.finish(failure.code, &failure.message),
@@ -196,9 +179,13 @@ impl Session<'_> {
         let Reboot::After(delay) = reboot else {
             return Ok(false);
         };
+        if machine.board.boot.reboot.is_empty() {
+            return Ok(false); // somebody else's business
+        }
         std::thread::sleep(delay);
         self.progress().event(&Event::Phase(Phase::Reboot));
-        Ok(system::reboot(&machine.board)?)
+        system::reboot(&machine.board)?;
+        Ok(true)
     }
 
     fn confirm(&self) -> Result<Answer, Failure> {
