@@ -23,7 +23,7 @@
 //! | r | Good | any | `Good` | r |
 //! | o | Good | Trial(n) | `Pending`: committed and not rebooted yet, or `o` could not be loaded | o |
 //! | o | Good | Unbootable | `FellBack`: the trial of `o` is over | r |
-//! | o | Good | Good | `Contradiction`: the boot loader would have booted `o` | o |
+//! | o | Good | Good | `Leaving`: sent back and not rebooted yet, or `o` could not be loaded | o |
 //! | r | Trial(n) | any | `OnTrial`, n further boots | r |
 //! | r | Unbootable | any | `OnTrial`, this was the last one | o, if it is bootable |
 //! | o | Trial(n) | any | `Contradiction` | |
@@ -34,13 +34,13 @@
 //!
 //! | event | needs | after |
 //! | --- | --- | --- |
-//! | [`begin_install`](BootState::begin_install) | r Good, not a contradiction | primary r, o Unbootable |
+//! | [`begin_install`](BootState::begin_install) | r Good, not Leaving | primary r, o Unbootable |
 //! | [`activate`](BootState::activate) | r Good and primary, o Unbootable | primary o, o Trial(tries) |
 //! | [`boot`](BootState::boot) | | the boot loader chose; a trial has one try less |
 //! | [`confirm`](BootState::confirm) | r OnTrial (or Good: no change) | r Good |
 //! | [`go_back`](BootState::go_back) from a trial | o Good | primary o, r Unbootable |
 //! | `go_back` before the trial began | r Good, o Trial | primary r, o Unbootable |
-//! | `go_back` from a confirmed slot | both Good | primary o, both Good |
+//! | `go_back` from a confirmed slot | both Good | the other one primary, both Good |
 //!
 //! No event makes the running good slot worse while the other one is unproven: whatever happens on
 //! the way to a confirmed slot, [`BootState::boot`] has a good slot to fall back to.
@@ -149,6 +149,8 @@ pub enum Standing {
     Pending(u8),
     /// Proven; the other slot was tried and is out.
     FellBack,
+    /// Proven; the other slot is good as well and boots next.
+    Leaving,
     /// Not proven yet; this many further boots before the other slot takes over.
     OnTrial(u8),
     /// Given up; the next boot goes back to the other slot.
@@ -163,6 +165,9 @@ pub enum TransitionError {
     /// The running slot is unproven: another upgrade now would leave no good slot.
     #[error("the running slot is still on trial")]
     OnTrial,
+    /// The next boot is to be the other slot, which therefore cannot be written.
+    #[error("the other slot is to boot next, and has not been booted yet")]
+    Leaving,
     /// What runs is not what the boot environment would have booted.
     #[error("the boot environment would not have booted the running slot")]
     Contradiction,
@@ -226,7 +231,7 @@ impl BootState {
             (Condition::Good, false) => match other {
                 Condition::Trial(left) => Standing::Pending(left),
                 Condition::Unbootable => Standing::FellBack,
-                Condition::Good => Standing::Contradiction,
+                Condition::Good => Standing::Leaving,
             },
             (Condition::Trial(left), true) => Standing::OnTrial(left),
             (Condition::Unbootable, true) => Standing::OnTrial(0),
@@ -239,15 +244,17 @@ impl BootState {
     /// be chosen. Power may go at any time after this; the running slot boots.
     ///
     /// # Errors
-    /// [`TransitionError::OnTrial`] if `running` is unproven, [`TransitionError::Contradiction`] if
-    /// the state could not have booted it.
+    /// [`TransitionError::OnTrial`] if `running` is unproven, [`TransitionError::Leaving`] if the
+    /// other slot is to boot next, [`TransitionError::Contradiction`] if the state could not have
+    /// booted `running`.
     pub fn begin_install(self, running: Slot) -> Result<Self, TransitionError> {
         match self.standing(running) {
             Standing::Good | Standing::Pending(_) | Standing::FellBack => {
                 Ok(self.with(running, running.other(), Condition::Unbootable))
             }
             Standing::OnTrial(_) => Err(TransitionError::OnTrial),
-            Standing::GivenUp | Standing::Contradiction => Err(TransitionError::Contradiction),
+            Standing::Leaving | Standing::GivenUp => Err(TransitionError::Leaving),
+            Standing::Contradiction => Err(TransitionError::Contradiction),
         }
     }
 
@@ -272,16 +279,21 @@ impl BootState {
     /// The running slot has proven good. Confirming a good slot changes nothing.
     ///
     /// # Errors
-    /// [`TransitionError::Contradiction`] if the running slot was given up or could not have booted.
+    /// [`TransitionError::Leaving`] if the running slot was given up,
+    /// [`TransitionError::Contradiction`] if it could not have booted.
     pub fn confirm(self, running: Slot) -> Result<Self, TransitionError> {
         match self.standing(running) {
             Standing::OnTrial(_) => Ok(self.with(running, running, Condition::Good)),
-            Standing::Good | Standing::FellBack | Standing::Pending(_) => Ok(self),
-            Standing::GivenUp | Standing::Contradiction => Err(TransitionError::Contradiction),
+            Standing::Good | Standing::FellBack | Standing::Pending(_) | Standing::Leaving => {
+                Ok(self)
+            }
+            Standing::GivenUp => Err(TransitionError::Leaving),
+            Standing::Contradiction => Err(TransitionError::Contradiction),
         }
     }
 
-    /// The next boot is to be the other slot (or, before a committed trial began, to stay here).
+    /// The next boot is to be the other slot; or this one, if the other was to be booted next and
+    /// has not been yet.
     ///
     /// # Errors
     /// [`TransitionError::NoWayBack`] if that slot is not good; [`TransitionError::Contradiction`].
@@ -295,11 +307,352 @@ impl BootState {
             Standing::Good if self.condition(other) == Condition::Good => {
                 Ok(self.with(other, running, Condition::Good))
             }
+            Standing::Leaving => Ok(self.with(running, running, Condition::Good)),
             Standing::GivenUp => Ok(self),
             Standing::Good | Standing::FellBack | Standing::OnTrial(_) => {
                 Err(TransitionError::NoWayBack)
             }
             Standing::Contradiction => Err(TransitionError::Contradiction),
         }
+    }
+}
+
+/// All that can happen to a machine, for the tests here and for those of the layouts.
+#[cfg(test)]
+pub(crate) mod model {
+    use super::{BootState, Condition, MAX_TRIES, Slot, Standing};
+
+    /// What lies in a slot.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub(crate) enum System {
+        /// Nothing, or half of something.
+        Broken,
+        /// Written and proven against its signature; whether it works nobody knows.
+        Whole,
+        /// Confirmed.
+        Proven,
+    }
+
+    /// A machine that runs.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub(crate) struct World {
+        pub(crate) state: BootState,
+        pub(crate) running: Slot,
+        pub(crate) systems: [System; 2],
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Event {
+        /// By whatever cause; the boot loader chooses.
+        Boot,
+        BeginInstall,
+        /// The first byte of the target is overwritten.
+        Overwrite,
+        /// The last one is, and all were read back.
+        Finish,
+        Activate(u8),
+        Confirm,
+        GoBack,
+    }
+
+    impl World {
+        pub(crate) const FACTORY: Self = Self {
+            state: BootState::FACTORY,
+            running: Slot::First,
+            systems: [System::Proven, System::Broken],
+        };
+
+        pub(crate) fn system(&self, slot: Slot) -> System {
+            self.systems[slot.index()]
+        }
+
+        fn with_system(mut self, slot: Slot, system: System) -> Self {
+            self.systems[slot.index()] = system;
+            self
+        }
+
+        /// The same machine with another boot state.
+        pub(crate) fn with_state(self, state: BootState) -> Self {
+            Self { state, ..self }
+        }
+
+        /// The machine after a boot.
+        pub(crate) fn boot(self) -> Self {
+            let (running, state) = self.state.boot();
+            Self {
+                state,
+                running,
+                ..self
+            }
+        }
+
+        /// Everything that can happen next, refused transitions left out.
+        pub(crate) fn next(self) -> Vec<(Event, Self)> {
+            let Self { state, running, .. } = self;
+            let target = running.other();
+            let mut next = vec![(Event::Boot, self.boot())];
+            let transitions = [
+                (Event::BeginInstall, state.begin_install(running)),
+                (Event::GoBack, state.go_back(running)),
+            ];
+            next.extend(
+                transitions
+                    .into_iter()
+                    .filter_map(|(event, result)| Some((event, self.with_state(result.ok()?)))),
+            );
+            if let Ok(state) = state.confirm(running) {
+                let proven = match self.system(running) {
+                    System::Whole if state.condition(running) == Condition::Good => System::Proven,
+                    system => system,
+                };
+                let world = self.with_state(state).with_system(running, proven);
+                next.push((Event::Confirm, world));
+            }
+            // The install story writes, and activates, only what it holds unbootable.
+            if state.standing(running) == Standing::Good
+                && state.condition(target) == Condition::Unbootable
+            {
+                next.push((Event::Overwrite, self.with_system(target, System::Broken)));
+                if self.system(target) == System::Broken {
+                    next.push((Event::Finish, self.with_system(target, System::Whole)));
+                } else {
+                    next.extend((1..=MAX_TRIES).filter_map(|tries| {
+                        let state = state.activate(running, tries).ok()?;
+                        Some((Event::Activate(tries), self.with_state(state)))
+                    }));
+                }
+            }
+            next
+        }
+    }
+
+    /// Visits every machine that can come out of the factory one by any sequence of events.
+    /// `step` sees each machine once and answers with those that may follow.
+    pub(crate) fn explore(mut step: impl FnMut(World) -> Vec<World>) {
+        let mut seen = std::collections::HashSet::from([World::FACTORY]);
+        let mut waiting = vec![World::FACTORY];
+        while let Some(world) = waiting.pop() {
+            for next in step(world) {
+                if seen.insert(next) {
+                    waiting.push(next);
+                }
+            }
+        }
+    }
+
+    /// No boot ends in nothing, and within the tries of a trial a proven system boots and goes on
+    /// booting, if nobody confirms or changes anything.
+    pub(crate) fn assert_a_way_home(world: World) {
+        let mut now = world;
+        for _ in 0..=MAX_TRIES {
+            now = now.boot();
+            let system = now.system(now.running);
+            assert_ne!(
+                system,
+                System::Broken,
+                "{world:?} boots into nothing: {now:?}"
+            );
+            if system == System::Proven && now.state.condition(now.running) == Condition::Good {
+                assert_eq!(now.boot(), now, "{world:?} comes home and does not stay");
+                return;
+            }
+        }
+        panic!("{world:?} never comes back to a proven system: {now:?}");
+    }
+
+    /// Every state there can be, reachable or not.
+    pub(crate) fn all_states() -> impl Iterator<Item = BootState> {
+        let conditions = || {
+            (1..=MAX_TRIES)
+                .map(Condition::Trial)
+                .chain([Condition::Good, Condition::Unbootable])
+        };
+        Slot::ALL.into_iter().flat_map(move |primary| {
+            conditions().flat_map(move |a| {
+                conditions().map(move |b| BootState {
+                    primary,
+                    conditions: [a, b],
+                })
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::model::{Event, all_states, assert_a_way_home, explore};
+    use super::*;
+
+    /// The states as the table of the module has them, with the results of the transitions.
+    /// Columns: primary, condition of `r`, of `o`; standing, next boot; then what `begin_install`,
+    /// `activate`, `confirm` and `go_back` leave: the same three, or why not.
+    const TABLE: &str = "
+        r Good  Good  | Good          r | rGood/Unbootable  NotBegun      rGood/Good        oGood/Good
+        r Good  Trial | Good          r | rGood/Unbootable  NotBegun      rGood/Trial       NoWayBack
+        r Good  Unbootable | Good     r | rGood/Unbootable  oGood/Trial   rGood/Unbootable  NoWayBack
+        o Good  Good  | Leaving       o | Leaving           NotBegun      oGood/Good        rGood/Good
+        o Good  Trial | Pending       o | rGood/Unbootable  NotBegun      oGood/Trial       rGood/Unbootable
+        o Good  Unbootable | FellBack r | rGood/Unbootable  NotBegun      oGood/Unbootable  NoWayBack
+        r Trial Good  | OnTrial       r | OnTrial           NotBegun      rGood/Good        oUnbootable/Good
+        r Trial Trial | OnTrial       r | OnTrial           NotBegun      rGood/Trial       NoWayBack
+        r Trial Unbootable | OnTrial  r | OnTrial           NotBegun      rGood/Unbootable  NoWayBack
+        r Unbootable Good  | OnTrial  o | OnTrial           NotBegun      rGood/Good        oUnbootable/Good
+        r Unbootable Trial | OnTrial  o | OnTrial           NotBegun      rGood/Trial       NoWayBack
+        r Unbootable Unbootable | OnTrial r | OnTrial       NotBegun      rGood/Unbootable  NoWayBack
+        o Trial Good  | Contradiction o | Contradiction     NotBegun      Contradiction     Contradiction
+        o Trial Trial | Contradiction o | Contradiction     NotBegun      Contradiction     Contradiction
+        o Trial Unbootable | Contradiction r | Contradiction NotBegun     Contradiction     Contradiction
+        o Unbootable Good  | GivenUp  o | Leaving           NotBegun      Leaving           oUnbootable/Good
+        o Unbootable Trial | Contradiction o | Contradiction NotBegun     Contradiction     Contradiction
+        o Unbootable Unbootable | Contradiction o | Contradiction NotBegun Contradiction    Contradiction
+    ";
+
+    /// The first word of a debug form: `Trial(3)` is a `Trial`.
+    fn word(value: impl fmt::Debug) -> String {
+        let text = format!("{value:?}");
+        text.split('(').next().unwrap_or_default().to_owned()
+    }
+
+    fn seen_from(running: Slot, slot: Slot) -> &'static str {
+        if slot == running { "r" } else { "o" }
+    }
+
+    fn row(state: BootState, r: Slot) -> String {
+        let o = r.other();
+        let result = |result: Result<BootState, TransitionError>| match result {
+            Ok(after) => format!(
+                "{}{}/{}",
+                seen_from(r, after.primary),
+                word(after.condition(r)),
+                word(after.condition(o))
+            ),
+            Err(error) => word(error),
+        };
+        format!(
+            "{} {} {} | {} {} | {} {} {} {}",
+            seen_from(r, state.primary),
+            word(state.condition(r)),
+            word(state.condition(o)),
+            word(state.standing(r)),
+            seen_from(r, state.boot().0),
+            result(state.begin_install(r)),
+            result(state.activate(r, 3)),
+            result(state.confirm(r)),
+            result(state.go_back(r)),
+        )
+    }
+
+    #[test]
+    fn every_state_stands_and_moves_as_the_tables_say() {
+        let rows: Vec<String> = TABLE
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .filter(|line| !line.is_empty())
+            .collect();
+        let mut used = vec![0; rows.len()];
+        for state in all_states() {
+            for running in Slot::ALL {
+                let row = row(state, running);
+                let index = rows.iter().position(|expected| *expected == row);
+                used[index.unwrap_or_else(|| panic!("{state:?} is not in the table: {row}"))] += 1;
+            }
+        }
+        assert!(
+            used.iter().all(|count| *count > 0),
+            "rows of no state: {used:?}"
+        );
+    }
+
+    #[test]
+    fn a_trial_has_one_try_less_after_each_boot_and_nothing_else_changes() {
+        for state in all_states() {
+            let (slot, after) = state.boot();
+            let mut expected = state;
+            if let Condition::Trial(left) = state.condition(slot) {
+                expected.conditions[slot.index()] = match left {
+                    1 => Condition::Unbootable,
+                    _ => Condition::Trial(left - 1),
+                };
+            }
+            assert_eq!(after, expected, "after a boot of {state:?}");
+        }
+    }
+
+    #[test]
+    fn tries_and_pending_boots_are_told_exactly() {
+        let mut state = BootState::FACTORY
+            .activate(Slot::First, 5)
+            .expect("factory state");
+        assert_eq!(state.standing(Slot::First), Standing::Pending(5));
+        for left in (0..5).rev() {
+            state = state.boot().1;
+            assert_eq!(state.standing(Slot::Second), Standing::OnTrial(left));
+        }
+        assert_eq!(state.boot().0, Slot::First);
+    }
+
+    #[test]
+    fn a_trial_needs_one_to_seven_tries() {
+        for tries in 0..=u8::MAX {
+            let result = BootState::FACTORY.activate(Slot::First, tries);
+            let expected = (1..=MAX_TRIES).contains(&tries);
+            assert_eq!(result.is_ok(), expected, "{tries} tries: {result:?}");
+        }
+    }
+
+    #[test]
+    fn one_digit_is_one_condition() {
+        for state in all_states() {
+            let condition = state.condition(Slot::First);
+            let digit = condition.digit().to_string();
+            assert_eq!(Condition::from_digit(&digit), Some(condition));
+        }
+        for text in ["", "8", "10", "03", " 3", "3 ", "-1", "a", "\u{663}"] {
+            assert_eq!(Condition::from_digit(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn whatever_happens_a_proven_system_boots_again() {
+        let mut standings = BTreeSet::new();
+        explore(|world| {
+            assert_a_way_home(world);
+            standings.insert(word(world.state.standing(world.running)));
+            world.next().into_iter().map(|(_, next)| next).collect()
+        });
+        // All of them come about, but the one that says that it cannot.
+        let expected = [
+            "FellBack", "GivenUp", "Good", "Leaving", "OnTrial", "Pending",
+        ];
+        assert_eq!(standings, expected.map(str::to_owned).into());
+    }
+
+    #[test]
+    fn no_event_harms_the_good_system_that_runs() {
+        explore(|world| {
+            let next = world.next();
+            for (event, after) in &next {
+                let running = world.running;
+                if world.state.condition(running) == Condition::Good {
+                    assert_eq!(
+                        after.state.condition(running),
+                        Condition::Good,
+                        "{event:?} of {world:?}"
+                    );
+                    assert_eq!(
+                        after.system(running),
+                        world.system(running),
+                        "{event:?} of {world:?}"
+                    );
+                }
+                if *event == Event::BeginInstall {
+                    let boots = after.state.boot();
+                    assert_eq!(boots, (running, after.state), "{event:?} of {world:?}");
+                }
+            }
+            next.into_iter().map(|(_, next)| next).collect()
+        });
     }
 }
