@@ -234,6 +234,7 @@ fn unescape(value: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::slots::model::{assert_a_way_home, explore};
     use crate::slots::{Condition, Slot};
 
     fn names() -> [String; 2] {
@@ -318,6 +319,68 @@ mod tests {
             .map(|at| (old[at], new[at]))
             .collect();
         assert_eq!(changed, [(b'0', b'3'), (b'A', b'B'), (b'B', b'A')]);
+    }
+
+    /// The block after `state` was stored over `old`.
+    fn stored(old: &[u8], order: &Order, state: &BootState) -> Vec<u8> {
+        let mut block = parse(old).expect("this is a block");
+        block.set(&order.variables(state));
+        block.encode(Path::new("env")).expect("it fits")
+    }
+
+    /// Every block in which some of the bytes that differ are old and the others new.
+    fn mixes(old: &[u8], new: &[u8]) -> Vec<Vec<u8>> {
+        let changed: Vec<usize> = (0..old.len()).filter(|at| old[*at] != new[*at]).collect();
+        assert!(
+            changed.len() <= 3,
+            "the order has two bytes and one digit may change"
+        );
+        (0..1_u32 << changed.len())
+            .map(|which| {
+                let mut mix = old.to_vec();
+                for (bit, at) in changed.iter().enumerate() {
+                    if which >> bit & 1 == 1 {
+                        mix[*at] = new[*at];
+                    }
+                }
+                mix
+            })
+            .collect()
+    }
+
+    /// Power goes while any transition is stored, by us or by GRUB, and any of the changed bytes
+    /// have arrived (each prefix and each suffix of the write among these mixes). From what the next
+    /// boot makes of it, everything may happen again.
+    #[test]
+    fn a_store_that_power_interrupts_anywhere_leaves_a_whole_slot_that_boots() {
+        for names in [["a", "b"], ["slot1", "slot2"]] {
+            let names = names.map(str::to_owned);
+            let order = Order::new(names.clone());
+            let mut torn = 0;
+            explore(|world| {
+                let old = GrubEnv::format(names.clone(), &world.state).expect("it fits");
+                let mut all = Vec::new();
+                for (event, next) in world.next() {
+                    let new = stored(&old, &order, &next.state);
+                    for mix in mixes(&old, &new) {
+                        let state =
+                            parse(&mix).and_then(|block| block.state(&order, Path::new("env")));
+                        let state =
+                            state.unwrap_or_else(|error| panic!("{event:?} of {world:?}: {error}"));
+                        if state == next.state {
+                            continue; // all of it has arrived
+                        }
+                        torn += 1;
+                        let cut = world.with_state(state);
+                        assert_a_way_home(cut);
+                        all.push(cut.boot());
+                    }
+                    all.push(next);
+                }
+                all
+            });
+            assert!(torn > 0);
+        }
     }
 
     #[test]

@@ -23,7 +23,8 @@
 //!   passes the target over; the old order with the new digit boots the running slot, which is good.
 //!   Going back: the slot that is left is whole still.
 //!
-//! A test below makes all these mixes for all transitions that can happen, and goes on from each.
+//! A test of `grub_env` makes all these mixes of all transitions that can happen, and goes on from
+//! each.
 //!
 //! A variable that is missing or makes no sense is an error: nothing is assumed about a boot loader.
 
@@ -111,5 +112,101 @@ impl Order {
 
     fn left(&self, slot: Slot) -> String {
         format!("BOOT_{}_LEFT", self.name(slot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slots::model::all_states;
+
+    fn order() -> Order {
+        Order::new(["a".to_owned(), "b".to_owned()])
+    }
+
+    /// What is read of these values of BOOT_ORDER, BOOT_A_LEFT and BOOT_B_LEFT.
+    fn read(values: [Option<&str>; 3]) -> Result<BootState, String> {
+        let get = |name: &str| {
+            let index = ["BOOT_ORDER", "BOOT_A_LEFT", "BOOT_B_LEFT"]
+                .iter()
+                .position(|n| *n == name);
+            values[index.expect("no other variable is asked for")]
+                .map(|value| value.as_bytes().to_vec())
+        };
+        order()
+            .read(Path::new("env"), get)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_state_is_read_back_and_no_value_ever_changes_its_width() {
+        let widths = |state: &BootState| {
+            order()
+                .variables(state)
+                .map(|(name, value)| (name, value.len()))
+        };
+        for state in all_states() {
+            let variables = order().variables(&state);
+            let get = |name: &str| {
+                let found = variables.iter().find(|(known, _)| known == name);
+                found.map(|(_, value)| value.clone().into_bytes())
+            };
+            let read = order()
+                .read(Path::new("env"), get)
+                .expect("it was written so");
+            assert_eq!(read, state);
+            assert_eq!(widths(&state), widths(&BootState::FACTORY));
+        }
+    }
+
+    #[test]
+    fn the_first_slot_mentioned_is_primary_however_often_and_the_other_need_not_be_mentioned() {
+        for (text, primary) in [
+            ("A B", Slot::First),
+            ("A A", Slot::First),
+            ("A", Slot::First),
+            ("B B", Slot::Second),
+            (" B  A ", Slot::Second),
+            ("B A B", Slot::Second),
+        ] {
+            let state = read([Some(text), Some("9"), Some("0")]).expect(text);
+            assert_eq!(state.primary, primary, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_is_missing_or_makes_no_sense_is_refused_by_name() {
+        for (values, expected) in [
+            ([None, Some("9"), Some("0")], "BOOT_ORDER: is missing"),
+            ([Some("A B"), None, Some("0")], "BOOT_A_LEFT: is missing"),
+            ([Some("A B"), Some("9"), None], "BOOT_B_LEFT: is missing"),
+            (
+                [Some(""), Some("9"), Some("0")],
+                "BOOT_ORDER: names no slot",
+            ),
+            (
+                [Some("A C"), Some("9"), Some("0")],
+                "BOOT_ORDER: names `C`, the slots are A and B",
+            ),
+            (
+                [Some("a b"), Some("9"), Some("0")],
+                "BOOT_ORDER: names `a`, the slots are A and B",
+            ),
+            (
+                [Some("A B"), Some("8"), Some("0")],
+                "BOOT_A_LEFT: is `8`, not 9 or 0 to 7",
+            ),
+            (
+                [Some("A B"), Some("9"), Some("")],
+                "BOOT_B_LEFT: is ``, not 9 or 0 to 7",
+            ),
+            (
+                [Some("A B"), Some("9"), Some("3\x1b")],
+                "BOOT_B_LEFT: is `3\\u{1b}`, not 9 or 0 to 7",
+            ),
+        ] {
+            let problem = read(values).expect_err(expected);
+            assert_eq!(problem, format!("env: variable {expected}; {HINT}"));
+        }
     }
 }
