@@ -387,6 +387,7 @@ fn unready(machine: &mut Machine) -> Result<Option<Refusal>, InstallError> {
             found: format!("running: {running}"),
             wanted: format!("running: {}", machine.name(state.boot().0)),
             hint: match state.standing(machine.running) {
+                Standing::Leaving => "reboot first, or run `sysupgrade-rs rollback` to stay here",
                 Standing::GivenUp => "this system was given up: reboot to go back",
                 _ => "run `sysupgrade-rs doctor`",
             }

@@ -11,7 +11,7 @@ use crate::slots::{Condition, Standing};
 pub struct Status {
     /// Name of the board.
     pub board: String,
-    /// `good`, `pending`, `fell-back`, `on-trial`, `given-up` or `contradiction`.
+    /// `good`, `pending`, `fell-back`, `leaving`, `on-trial`, `given-up` or `contradiction`.
     pub standing: &'static str,
     /// The slot that runs.
     pub running: SlotStatus,
@@ -69,6 +69,13 @@ pub fn status(machine: &mut Machine) -> Result<Status, MachineError> {
             None,
             Some(format!(
                 "the upgrade in slot {other_name} failed; install a better image"
+            )),
+        ),
+        Standing::Leaving => (
+            "leaving",
+            None,
+            Some(format!(
+                "reboot to change to slot {other_name}, or `sysupgrade-rs rollback` to stay"
             )),
         ),
         Standing::OnTrial(left) => (

@@ -64,6 +64,10 @@ pub fn go_back(machine: &mut Machine, what: What, reason: &str) -> Result<Slot, 
             machine.target(),
             format!("the trial was called off: {reason}"),
         ),
+        Standing::Leaving => (
+            machine.target(),
+            format!("the change of slots was called off: {reason}"),
+        ),
         _ => (running, reason.to_owned()),
     };
     let installed = machine.installed(left)?;
