@@ -2,15 +2,17 @@
 //!
 //! TOML, read strictly: an unknown key, a missing one or a wrong type is refused with its line. The
 //! files under `board/` show every key with its meaning; [`Board::parse`] checks what must hold for
-//! the promises: exactly two slots, of the same parts, that share neither a part nor an overlay.
+//! the promises: exactly two slots, of the same parts, that share neither a part nor an overlay nor
+//! anything with what outlives both.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::Error as _;
 use thiserror::Error;
+use toml::de::{DeTable, DeValue};
 
 use crate::slots::{MAX_TRIES, Slot};
 
@@ -38,7 +40,7 @@ pub struct Board {
     #[serde(default)]
     pub config: Config,
     /// The two slots.
-    #[serde(rename = "slot")]
+    #[serde(rename = "slot", deserialize_with = "two_slots")]
     pub slots: [SlotSpec; 2],
 }
 
@@ -233,107 +235,187 @@ impl Board {
         })?;
         match board.check() {
             Ok(()) => Ok(board),
-            Err((word, problem)) => Err(BoardError {
+            Err(Breach { at, problem }) => Err(BoardError {
                 file: file.to_owned(),
-                line: text
-                    .lines()
-                    .position(|line| line.contains(word))
-                    .map_or(1, |index| index + 1),
+                line: line_at(text, &at),
                 problem,
             }),
         }
     }
 
-    /// The rules that types cannot express; on a breach a word to find the line by, and the problem.
-    fn check(&self) -> Result<(), (&str, String)> {
-        let no = |word, problem: String| Err((word, problem));
+    /// The rules that types cannot express.
+    fn check(&self) -> Result<(), Breach> {
         if self.compatible.is_empty() {
-            return no("compatible", "compatible names no board".into());
+            return breach("compatible", "compatible names no board");
         }
         if self.trust.threshold == 0 {
-            return no(
-                "threshold",
-                "threshold 0 would accept unsigned images".into(),
+            return breach(
+                "trust.threshold",
+                "threshold 0 would accept unsigned images",
             );
         }
         if self.trust.keys.is_empty() {
-            return no(
-                "keys",
-                "keys names no directory, so no image could be accepted".into(),
+            return breach(
+                "trust.keys",
+                "keys names no directory, so no image could be accepted",
             );
         }
-        if !(1..=MAX_TRIES).contains(&self.boot.tries) {
-            return no(
-                "tries",
+        let tries = self.boot.tries;
+        if !(1..=MAX_TRIES).contains(&tries) {
+            return breach(
+                "boot.tries",
+                format!("tries is {tries}, 1 to {MAX_TRIES} are possible"),
+            );
+        }
+        self.check_slots()?;
+        match self.boot.kind {
+            BootKind::GrubEnv => self.check_grub_env()?,
+            BootKind::UbootEnv => self.check_uboot_env()?,
+        }
+        self.check_paths()
+    }
+
+    /// GRUB has one block, of fixed size, that is written in place.
+    fn check_grub_env(&self) -> Result<(), Breach> {
+        let [store] = self.boot.store.as_slice() else {
+            let count = self.boot.store.len();
+            return breach(
+                "boot.store",
+                format!("{count} places, GRUB has one environment block"),
+            );
+        };
+        if store.size.is_some() {
+            return breach(
+                "boot.store.0.size",
+                "a GRUB environment block has always 1024 bytes",
+            );
+        }
+        // Half of one name and half of the other must be one of the two: see `boot::order`.
+        let [a, b] = self.slots.each_ref().map(|slot| slot.name.as_bytes());
+        let different = a.iter().zip(b).filter(|(a, b)| a != b).count();
+        if a.len() != b.len() || different > 1 {
+            return breach(
+                "slot.1.name",
                 format!(
-                    "tries is {}, 1 to {MAX_TRIES} are possible",
-                    self.boot.tries
+                    "slot names `{}` and `{}`: with GRUB they may differ in one letter only, because their order is written in place",
+                    self.slots[0].name, self.slots[1].name
                 ),
             );
         }
-        let copies = self.boot.store.len();
-        let most = if self.boot.kind == BootKind::GrubEnv {
-            1
-        } else {
-            2
-        };
-        if copies == 0 || copies > most {
-            return no(
-                "store",
-                format!("{copies} places for a boot environment, this kind has 1 to {most}"),
+        Ok(())
+    }
+
+    /// U-Boot has one environment or two equal copies.
+    fn check_uboot_env(&self) -> Result<(), Breach> {
+        let stores = &self.boot.store;
+        if !(1..=2).contains(&stores.len()) {
+            let count = stores.len();
+            return breach(
+                "boot.store",
+                format!("{count} places, U-Boot has one environment or two copies"),
             );
         }
-        for store in &self.boot.store {
-            let sized = store.size.is_some();
-            if sized != (self.boot.kind == BootKind::UbootEnv) {
-                return no(
-                    "store",
-                    "size belongs to U-Boot environments, and each needs one".into(),
+        for (index, store) in stores.iter().enumerate() {
+            let at = format!("boot.store.{index}");
+            let Some(size) = store.size else {
+                return breach(at, "a U-Boot environment needs its size");
+            };
+            if !(1..=MAX_ENVIRONMENT).contains(&size) {
+                return breach(
+                    format!("{at}.size"),
+                    format!("size is {size}, 1 to {MAX_ENVIRONMENT} bytes are possible"),
                 );
             }
         }
-        let [first, second] = &self.slots;
-        for slot in &self.slots {
+        let [first, second] = stores.as_slice() else {
+            return Ok(());
+        };
+        let (Some(size), Some(second_size)) = (first.size, second.size) else {
+            return Ok(());
+        };
+        if size != second_size {
+            return breach(
+                "boot.store.1.size",
+                format!("the copies have {size} and {second_size} bytes, U-Boot wants them equal"),
+            );
+        }
+        if first.path == second.path && first.offset.abs_diff(second.offset) < size {
+            return breach(
+                "boot.store.1",
+                "the two copies overlap: a cut would damage both",
+            );
+        }
+        Ok(())
+    }
+
+    fn check_slots(&self) -> Result<(), Breach> {
+        for (index, slot) in self.slots.iter().enumerate() {
             let name = &slot.name;
-            if name.is_empty()
-                || !name
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-            {
-                return no(
-                    "name",
+            let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+            if name.is_empty() || !name.bytes().all(plain) {
+                return breach(
+                    format!("slot.{index}.name"),
                     format!("slot name `{name}`: lower-case letters and digits only"),
                 );
             }
             if slot.parts.is_empty() {
-                return no("slot", format!("slot `{name}` has no parts"));
+                return breach(
+                    format!("slot.{index}.parts"),
+                    format!("slot `{name}` has no parts"),
+                );
             }
         }
+        let [first, second] = &self.slots;
         if first.name == second.name {
-            return no("slot", format!("both slots are named `{}`", first.name));
-        }
-        if !first.parts.keys().eq(second.parts.keys()) {
-            return no("parts", "the two slots have different parts".into());
-        }
-        if first.overlay.is_some() != second.overlay.is_some() {
-            return no(
-                "overlay",
-                "one slot has an overlay, the other has none".into(),
+            return breach(
+                "slot.1.name",
+                format!("both slots are named `{}`", first.name),
             );
         }
-        // A fall back must find its own system and its own configuration.
-        let mut taken: Vec<&Path> = Vec::new();
-        for slot in &self.slots {
-            let media = slot.parts.values().map(|part| part.path.as_path());
-            for path in media.chain(slot.overlay.as_deref()) {
-                if taken.contains(&path) {
-                    let path = path.display();
-                    return no(
-                        "path",
-                        format!("{path} is named twice: slots share nothing"),
+        if !first.parts.keys().eq(second.parts.keys()) {
+            return breach("slot.1.parts", "the two slots have different parts");
+        }
+        if first.overlay.is_some() != second.overlay.is_some() {
+            return breach("slot.1", "one slot has an overlay, the other has none");
+        }
+        Ok(())
+    }
+
+    /// Slots share nothing, not even with what outlives both: a fall back must find its own system
+    /// and its own configuration, and emptying one overlay must empty nothing else.
+    fn check_paths(&self) -> Result<(), Breach> {
+        let mut paths: Vec<(String, &Path)> = vec![("data.dir".to_owned(), &self.data.dir)];
+        for (index, store) in self.boot.store.iter().enumerate() {
+            // Two copies may be in one device.
+            if index == 0 || store.path != self.boot.store[0].path {
+                paths.push((format!("boot.store.{index}.path"), &store.path));
+            }
+        }
+        for (index, slot) in self.slots.iter().enumerate() {
+            for (name, part) in &slot.parts {
+                paths.push((format!("slot.{index}.parts.{name}.path"), &part.path));
+            }
+            if let Some(overlay) = &slot.overlay {
+                paths.push((format!("slot.{index}.overlay"), overlay));
+            }
+        }
+        for (index, (at, path)) in paths.iter().enumerate() {
+            let mut components = path.components();
+            if !path.is_absolute() || components.any(|part| part == Component::ParentDir) {
+                let path = path.display();
+                return breach(
+                    at,
+                    format!("{path}: a path begins with / and has no .. in it"),
+                );
+            }
+            for (_, taken) in &paths[..index] {
+                if path.starts_with(taken) || taken.starts_with(path) {
+                    let (path, taken) = (path.display(), taken.display());
+                    return breach(
+                        at,
+                        format!("{path} is not apart from {taken}: slots share nothing"),
                     );
                 }
-                taken.push(path);
             }
         }
         Ok(())
@@ -354,6 +436,47 @@ impl Board {
     }
 }
 
+/// A rule that the board file breaks.
+struct Breach {
+    /// The keys and array indices that lead to the place, with dots between.
+    at: String,
+    problem: String,
+}
+
+fn breach(at: impl Into<String>, problem: impl Into<String>) -> Result<(), Breach> {
+    Err(Breach {
+        at: at.into(),
+        problem: problem.into(),
+    })
+}
+
+/// Line of the place that `at` leads to, or of the nearest place on the way that the file has.
+fn line_at(text: &str, at: &str) -> usize {
+    let Ok(document) = DeTable::parse(text) else {
+        return 1;
+    };
+    let mut start = 0;
+    let mut value = DeValue::Table(document.into_inner());
+    for word in at.split('.') {
+        let next = match value {
+            DeValue::Table(table) => table
+                .into_iter()
+                .find(|(key, _)| key.get_ref() == word)
+                .map(|(key, value)| (key.span().start, value)),
+            DeValue::Array(array) => word
+                .parse()
+                .ok()
+                .and_then(|index: usize| array.into_iter().nth(index))
+                .map(|value| (value.span().start, value)),
+            _ => None,
+        };
+        let Some((found, inner)) = next else { break };
+        start = found;
+        value = inner.into_inner();
+    }
+    line_of(text, start)
+}
+
 /// Line of a byte offset, from 1.
 fn line_of(text: &str, offset: usize) -> usize {
     text.bytes()
@@ -361,6 +484,14 @@ fn line_of(text: &str, offset: usize) -> usize {
         .filter(|byte| *byte == b'\n')
         .count()
         + 1
+}
+
+/// An array type alone would read the first two of three slots and say nothing.
+fn two_slots<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<[SlotSpec; 2], D::Error> {
+    let slots = Vec::<SlotSpec>::deserialize(deserializer)?;
+    slots.try_into().map_err(|slots: Vec<_>| {
+        D::Error::custom(format!("a board has two slots, this one {}", slots.len()))
+    })
 }
 
 fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -380,4 +511,320 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     };
     let seconds: u64 = number.parse().ok()?;
     (seconds > 0).then(|| Duration::from_secs(seconds.saturating_mul(unit)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UBOOT: &str = r#"kind = "uboot-env"
+store = [
+    { path = "/flash/env", offset = 0, size = 8192 },
+    { path = "/flash/env", offset = 8192, size = 8192 },
+]"#;
+
+    /// The virtual board with `from` replaced by `to`, once.
+    fn changed(from: &str, to: &str) -> String {
+        assert!(VIRTUAL.contains(from), "virtual.toml has no `{from}`");
+        VIRTUAL.replacen(from, to, 1)
+    }
+
+    /// The virtual board with a U-Boot environment, and in it `from` replaced by `to`.
+    fn uboot(from: &str, to: &str) -> String {
+        let grub = "kind = \"grub-env\"\nstore = [{ path = \"/flash/env\" }]";
+        assert!(UBOOT.contains(from), "`{from}`");
+        changed(grub, &UBOOT.replacen(from, to, 1))
+    }
+
+    /// That `text` is refused, with this problem, on the line that has `place` in it.
+    #[track_caller]
+    fn assert_refused(text: &str, place: &str, problem: &str) {
+        let line = text.lines().position(|line| line.contains(place));
+        let line = line.unwrap_or_else(|| panic!("the text has no `{place}`")) + 1;
+        let error = Board::parse(text, "b.toml").expect_err(problem).to_string();
+        let expected = format!("b.toml:{line}: {problem}");
+        assert!(
+            error.starts_with(&expected),
+            "found    {error}\nexpected {expected}"
+        );
+    }
+
+    #[test]
+    fn all_board_files_that_are_shipped_are_accepted_and_say_what_they_are_for() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("board");
+        let mut count = 0;
+        for entry in std::fs::read_dir(dir).expect("there is a directory board") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_none_or(|extension| extension != "toml") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("it is readable");
+            let board = Board::parse(&text, &path.display().to_string());
+            let board = board.unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(
+                path.file_stem(),
+                Some(board.name.as_ref()),
+                "the file has its board's name"
+            );
+            let headings = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("# ")?.split("  ").next());
+            let headings: Vec<_> = headings.filter(|heading| !heading.is_empty()).collect();
+            let expected = [
+                "Hardware",
+                "Storage map",
+                "Boot loader",
+                "Slot choice",
+                "Tested on",
+            ];
+            assert_eq!(headings, expected, "in {}", path.display());
+            count += 1;
+        }
+        assert!(count >= 2, "only {count} board files were found");
+    }
+
+    #[test]
+    fn what_a_board_file_leaves_out_has_its_documented_default() {
+        let mut text = VIRTUAL.to_owned();
+        for line in [
+            "threshold = 1",
+            "layout = \"order\"",
+            "tries = 3",
+            "confirm_within = \"10m\"",
+            "reboot = []",
+        ] {
+            text = text.replacen(line, "", 1);
+        }
+        let board = Board::parse(&text, "b.toml").expect("only optional keys are missing");
+        assert_eq!(board.trust.threshold, 1);
+        assert_eq!(board.boot.layout, Layout::Order);
+        assert_eq!(board.boot.tries, 3);
+        assert_eq!(board.boot.confirm_within, Duration::from_secs(600));
+        assert_eq!(board.boot.reboot, ["reboot"]);
+    }
+
+    #[test]
+    fn slots_are_found_by_name() {
+        let board = Board::parse(VIRTUAL, "b.toml").expect("it is shipped");
+        assert_eq!(board.slot_named("a"), Some(Slot::First));
+        assert_eq!(board.slot_named("b"), Some(Slot::Second));
+        assert_eq!(board.slot_named("A"), None);
+        assert_eq!(
+            board.slot(Slot::Second).overlay.as_deref(),
+            Some(Path::new("/data/overlay-b"))
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_in_every_table() {
+        for table in ["[trust]", "[data]", "[boot]", "[config]", "[[slot]]"] {
+            let text = changed(table, &format!("{table}\nwrong = 1"));
+            assert_refused(&text, "wrong = 1", "unknown field `wrong`, expected ");
+        }
+        let text = changed("name = ", "wrong = 1\nname = ");
+        assert_refused(&text, "wrong = 1", "unknown field `wrong`, expected ");
+        let text = changed(
+            "path = \"/flash/root-b\"",
+            "path = \"/flash/root-b\", wrong = 1",
+        );
+        assert_refused(&text, "wrong = 1", "unknown field `wrong`, expected ");
+        let text = changed("path = \"/flash/env\"", "path = \"/flash/env\", wrong = 1");
+        assert_refused(&text, "wrong = 1", "unknown field `wrong`, expected ");
+    }
+
+    #[test]
+    fn a_missing_or_doubled_key_and_a_wrong_type_are_refused() {
+        let text = changed("name = \"virtual\"", "");
+        assert_refused(&text, "", "missing field `name`");
+        let text = changed("running = \"cmdline:sysupgrade.slot\"", "");
+        assert_refused(&text, "[boot]", "missing field `running`");
+        let text = changed("tries = 3", "tries = 3\ntries = 4");
+        assert_refused(&text, "tries = 4", "duplicate key");
+        let text = changed("tries = 3", "tries = \"3\"");
+        assert_refused(&text, "tries = ", "invalid type: string \"3\", expected u8");
+        let text = changed("kind = \"grub-env\"", "kind = \"lilo\"");
+        assert_refused(
+            &text,
+            "lilo",
+            "unknown variant `lilo`, expected `grub-env` or `uboot-env`",
+        );
+        let text = changed("kind = \"file\"", "kind = \"tape\"");
+        assert_refused(&text, "tape", "unknown variant `tape`");
+        let text = changed("[trust]", "[trust");
+        assert_refused(&text, "[trust", "unclosed table");
+    }
+
+    #[test]
+    fn there_are_exactly_two_slots() {
+        let (head, slot_b) = VIRTUAL.rsplit_once("[[slot]]").expect("two slots");
+        assert_refused(head, "[[slot]]", "a board has two slots, this one 1");
+        let text = format!("{VIRTUAL}\n[[slot]]{}", slot_b.replace("\"b\"", "\"c\""));
+        assert_refused(&text, "[[slot]]", "a board has two slots, this one 3");
+    }
+
+    #[test]
+    fn nothing_unsigned_can_be_asked_for() {
+        let text = changed("threshold = 1", "threshold = 0");
+        assert_refused(
+            &text,
+            "threshold",
+            "threshold 0 would accept unsigned images",
+        );
+        let text = changed("keys = [\"/etc/sysupgrade-rs/keys\"]", "keys = []");
+        assert_refused(&text, "keys", "keys names no directory");
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_where_they_stand() {
+        for tries in ["0", "8", "255"] {
+            let text = changed("tries = 3", &format!("tries = {tries}"));
+            assert_refused(
+                &text,
+                "tries =",
+                &format!("tries is {tries}, 1 to 7 are possible"),
+            );
+        }
+        let text = changed("compatible = [\"virtual,router\"]", "compatible = []");
+        assert_refused(&text, "compatible", "compatible names no board");
+        for time in ["0s", "", "m", "10 m", "-1s", "1.5h", "ten"] {
+            let text = changed("\"10m\"", &format!("\"{time}\""));
+            assert_refused(&text, "confirm_within", &format!("`{time}` is not a time"));
+        }
+        for running in ["cmdline", "cmdline:", "root:x", ""] {
+            let text = changed("\"cmdline:sysupgrade.slot\"", &format!("\"{running}\""));
+            assert_refused(
+                &text,
+                "running",
+                &format!("`{running}` is not of the form cmdline:KEY"),
+            );
+        }
+    }
+
+    #[test]
+    fn slots_have_plain_and_different_names_and_the_same_parts() {
+        for name in ["", "B", "b-", "b b", "\u{e4}"] {
+            let text = changed("name = \"b\"", &format!("name = \"{name}\""));
+            assert_refused(&text, &format!("name = \"{name}\""), "slot name `");
+        }
+        let text = changed("name = \"b\"", "name = \"a\" # again");
+        assert_refused(&text, "# again", "both slots are named `a`");
+        let text = changed("root = { kind = \"file\", path = \"/flash/root-b\" }", "");
+        let text = text.replacen(
+            "overlay-b\"\n[slot.parts]",
+            "overlay-b\"\n[slot.parts] # here",
+            1,
+        );
+        assert_refused(&text, "# here", "the two slots have different parts");
+        let text = changed(
+            "kernel = { kind = \"file\", path = \"/flash/kernel-a\" }",
+            "",
+        );
+        let text = text.replace("root = { kind = \"file\", path = \"/flash/root-a\" }", "");
+        assert_refused(&text, "[slot.parts]", "slot `a` has no parts");
+        let text = changed(
+            "[[slot]]\nname = \"b\"\noverlay = \"/data/overlay-b\"",
+            "[[slot]] # b\nname = \"b\"",
+        );
+        assert_refused(&text, "# b", "one slot has an overlay, the other has none");
+    }
+
+    #[test]
+    fn slots_share_nothing_with_each_other_nor_with_what_outlives_them() {
+        for (from, to) in [
+            ("path = \"/flash/root-b\"", "path = \"/flash/root-a\""),
+            ("path = \"/flash/root-b\"", "path = \"/flash/./kernel-b\""),
+            ("path = \"/flash/root-b\"", "path = \"/flash/env\""),
+            (
+                "overlay = \"/data/overlay-b\"",
+                "overlay = \"/data/overlay-a\"",
+            ),
+            (
+                "overlay = \"/data/overlay-b\"",
+                "overlay = \"/data/overlay-a/b\"",
+            ),
+            ("overlay = \"/data/overlay-b\"", "overlay = \"/data\""),
+            (
+                "overlay = \"/data/overlay-b\"",
+                "overlay = \"/data/sysupgrade-rs\"",
+            ),
+        ] {
+            let text = changed(from, &format!("{to} # here"));
+            let text = text.replace("# here }", "} # here");
+            let path = to.split('"').nth(1).expect("a path");
+            assert_refused(&text, "# here", &format!("{path} is not apart from /"));
+        }
+    }
+
+    #[test]
+    fn a_path_begins_at_the_root_and_does_not_climb() {
+        for path in ["flash/root-b", "", "/flash/../flash/root-a", "./root"] {
+            let text = changed("\"/flash/root-b\"", &format!("\"{path}\""));
+            assert_refused(
+                &text,
+                &format!("path = \"{path}\""),
+                &format!("{path}: a path begins with /"),
+            );
+        }
+    }
+
+    #[test]
+    fn grub_has_one_block_of_its_own_size_and_slot_names_that_differ_in_one_letter() {
+        let place = "store = [{ path = \"/flash/env\" }]";
+        assert_refused(
+            &changed(place, "store = []"),
+            "store = ",
+            "0 places, GRUB has one",
+        );
+        let two = "store = [{ path = \"/flash/env\" }, { path = \"/flash/env2\" }]";
+        assert_refused(&changed(place, two), "store = ", "2 places, GRUB has one");
+        let sized = "store = [{ path = \"/flash/env\", size = 1024 }]";
+        assert_refused(
+            &changed(place, sized),
+            "store = ",
+            "a GRUB environment block has always 1024 bytes",
+        );
+        for name in ["bb", "second"] {
+            let text = changed("name = \"b\"", &format!("name = \"{name}\""));
+            assert_refused(
+                &text,
+                &format!("\"{name}\""),
+                &format!("slot names `a` and `{name}`"),
+            );
+        }
+        let text =
+            changed("name = \"a\"", "name = \"slot1\"").replace("name = \"b\"", "name = \"slot2\"");
+        Board::parse(&text, "b.toml").expect("one letter differs");
+    }
+
+    #[test]
+    fn uboot_has_one_environment_or_two_equal_copies_apart_from_each_other() {
+        Board::parse(&uboot("", ""), "b.toml").expect("two copies in one device");
+        let text = uboot("offset = 8192, size = 8192", "offset = 4096, size = 8192");
+        assert_refused(&text, "offset = 4096", "the two copies overlap");
+        let text = uboot("offset = 8192, size = 8192", "offset = 8192, size = 4096");
+        assert_refused(&text, "size = 4096", "the copies have 8192 and 4096 bytes");
+        let text = uboot("offset = 8192, size = 8192", "offset = 8192");
+        assert_refused(
+            &text,
+            "offset = 8192 }",
+            "a U-Boot environment needs its size",
+        );
+        for size in ["0", "1048577"] {
+            let text = uboot(
+                "offset = 8192, size = 8192",
+                &format!("offset = 8192, size = {size}"),
+            );
+            assert_refused(
+                &text,
+                &format!("size = {size} }}"),
+                &format!("size is {size}, 1 to 1048576"),
+            );
+        }
+        let third = "    { path = \"/flash/env\", offset = 16384, size = 8192 },\n]";
+        assert_refused(
+            &uboot("]", third),
+            "store = [",
+            "3 places, U-Boot has one environment or two",
+        );
+    }
 }
