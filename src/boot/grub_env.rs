@@ -70,6 +70,11 @@ impl GrubEnv {
     }
 
     fn read(&self, file: &InPlace) -> Result<(Vec<u8>, Block), BootError> {
+        // GRUB takes a whole file for the block, whatever its size.
+        if self.offset == 0 && file.len() != LEN as u64 {
+            let problem = format!("{} bytes, a GRUB environment block has {LEN}", file.len());
+            return Err(damaged(&self.path, problem));
+        }
         let bytes = read_medium(file, self.offset, LEN)?;
         let block = Block::parse(&bytes, &self.path)?;
         Ok((bytes, block))
