@@ -723,9 +723,13 @@ store = [
         assert_refused(&text, "[slot.parts]", "slot `a` has no parts");
         let text = changed(
             "[[slot]]\nname = \"b\"\noverlay = \"/data/overlay-b\"",
-            "[[slot]] # b\nname = \"b\"",
+            "[[slot]] # here\nname = \"b\"",
         );
-        assert_refused(&text, "# b", "one slot has an overlay, the other has none");
+        assert_refused(
+            &text,
+            "# here",
+            "one slot has an overlay, the other has none",
+        );
     }
 
     #[test]
