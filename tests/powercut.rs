@@ -1,4 +1,494 @@
-//! Power may go at any instruction: the next boot finds a whole system with its own configuration.
+//! Power may go at any instruction: the next boot finds a whole system with a configuration that
+//! belongs to it.
+//!
+//! Each test lives through an upgrade once, and records what install, first boot and confirm write.
+//! Then, for every disk that a cut in one of these operations can leave behind (see [`sim`]), a
+//! router with that disk is switched on, and has to come up whole, with its own configuration, and
+//! has to get to the new version when told again. Sometimes it is not confirmed: then it has to come
+//! back to the old system.
+//!
+//! `POWERCUT_SEED=N` tries other random choices; the numbers of a run are printed.
 
 mod sim;
 mod world;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use sysupgrade_rs::boot::{Bootloader, GrubEnv};
+use sysupgrade_rs::files;
+use sysupgrade_rs::files::trace::{self, Op};
+use sysupgrade_rs::slots::{BootState, Condition, Slot};
+
+use sim::{Crash, Disk, Random, cuts, path_of};
+use world::router::{Booted, PERSISTENT, Result, Router};
+use world::snapshot::{Entry, Snapshot};
+use world::{System, World, describe};
+
+/// Of so many disks that a cut left behind, one is cut a second time.
+const ONE_IN: usize = 16;
+
+/// How often a disk that is cut a second time is.
+const SECOND_CUTS: usize = 4;
+
+/// A system in its slot, as it must be whenever it runs.
+struct Side {
+    slot: Slot,
+    kernel: Vec<u8>,
+    root: Vec<u8>,
+    /// What the running system shows: its root with its configuration.
+    view: Snapshot,
+    /// Its overlay.
+    upper: Snapshot,
+}
+
+impl Side {
+    fn of(router: &Router, slot: Slot, system: &System) -> Result<Self> {
+        Ok(Self {
+            slot,
+            kernel: system.kernel.clone(),
+            root: system.root_part()?,
+            view: view(router)?,
+            upper: Snapshot::read(&router.upper(slot))?,
+        })
+    }
+
+    /// Complains unless this system runs, whole, with its own configuration.
+    fn check(&self, router: &Router) -> Result<()> {
+        for (name, expected) in [("kernel", &self.kernel), ("root", &self.root)] {
+            if !fs::read(router.part(self.slot, name)?)?.starts_with(expected) {
+                return Err(format!(
+                    "slot {} runs, its {name} is not whole",
+                    router.name(self.slot)
+                )
+                .into());
+            }
+        }
+        let found = view(router)?;
+        if found != self.view {
+            let differences = found.differences(&self.view);
+            return Err(format!(
+                "slot {} does not have its own files:\n{differences}",
+                router.name(self.slot)
+            )
+            .into());
+        }
+        Ok(())
+    }
+}
+
+/// Which of the two systems the next boot must find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Finds {
+    Old,
+    New,
+    Either,
+}
+
+/// A run that is cut: what the disk held before, what was written, and what a cut may lead to.
+struct Leg {
+    name: &'static str,
+    start: Snapshot,
+    log: Vec<Op>,
+    /// After a cut in it, and after its end.
+    finds: [Finds; 2],
+}
+
+/// An upgrade from one system to another.
+struct Upgrade {
+    /// The directory of the router that lived through it.
+    dir: PathBuf,
+    old: Side,
+    new: Side,
+    image: Vec<u8>,
+    keep: bool,
+    legs: Vec<Leg>,
+}
+
+/// Runs `work` on a router and records what it writes to the disk.
+fn record(router: &Router, work: impl FnOnce() -> Result<()>) -> Result<(Snapshot, Vec<Op>)> {
+    let start = persistent(router.dir())?;
+    let (done, mut log) = trace::record(work);
+    done?;
+    log.retain(|op| on_disk(op, router.dir()));
+    Ok((start, log))
+}
+
+/// What is left without power.
+fn persistent(dir: &Path) -> Result<Snapshot> {
+    let mut all = Snapshot::read(dir)?;
+    all.0
+        .retain(|path, _| PERSISTENT.iter().any(|kept| path.starts_with(kept)));
+    Ok(all)
+}
+
+fn on_disk(op: &Op, dir: &Path) -> bool {
+    PERSISTENT
+        .iter()
+        .any(|kept| path_of(op).starts_with(dir.join(kept)))
+}
+
+fn power_on(router: &Router) -> Result<Slot> {
+    match router.boot(|| world::first_boot(router))? {
+        Booted::Up(slot) => Ok(slot),
+        other => Err(format!("no system is up: {other:?}").into()),
+    }
+}
+
+impl Upgrade {
+    /// Lives through it once, on a router that runs `old`.
+    fn live(world: &World, old: &System, new: &System, keep: bool) -> Result<Self> {
+        let router = &world.router;
+        let from = router.running()?.ok_or("power is off")?;
+        let mut this = Self {
+            dir: router.dir().to_owned(),
+            old: Side::of(router, from, old)?,
+            new: Side::of(router, from.other(), new)?,
+            image: world.image(new)?,
+            keep,
+            legs: Vec::new(),
+        };
+        this.leg(router, "install", [Finds::Either, Finds::New], |this| {
+            world::install(router, &this.image, keep)?;
+            this.old.check(router)
+        })?;
+        this.leg(router, "first boot", [Finds::New, Finds::New], |_| {
+            power_on(router)?;
+            Ok(())
+        })?;
+        this.new = Side::of(router, from.other(), new)?;
+        this.new.check(router)?;
+        Ok(this)
+    }
+
+    /// Lives through something that is to be cut.
+    fn leg(
+        &mut self,
+        router: &Router,
+        name: &'static str,
+        finds: [Finds; 2],
+        work: impl FnOnce(&Self) -> Result<()>,
+    ) -> Result<()> {
+        let (start, log) = record(router, || work(self))?;
+        let mut disk = Disk::new(router.dir(), &start);
+        log.iter().for_each(|op| disk.apply(op));
+        let (told, found) = (disk.live(), persistent(router.dir())?);
+        if told != found {
+            let differences = found.differences(&told);
+            return Err(format!("{name} wrote what was not recorded:\n{differences}").into());
+        }
+        self.legs.push(Leg {
+            name,
+            start,
+            log,
+            finds,
+        });
+        Ok(())
+    }
+
+    /// The last leg, where the new system is good.
+    fn confirm(&mut self, router: &Router) -> Result<()> {
+        self.leg(router, "confirm", [Finds::New, Finds::New], |_| {
+            assert!(world::confirm(router)?, "there was something to confirm");
+            Ok(())
+        })
+    }
+
+    fn side(&self, slot: Slot) -> &Side {
+        if slot == self.old.slot {
+            &self.old
+        } else {
+            &self.new
+        }
+    }
+
+    /// Switches a router on, and complains unless a whole system comes up.
+    fn power_on(&self, router: &Router) -> Result<Slot> {
+        let slot = power_on(router)?;
+        self.side(slot).check(router)?;
+        Ok(slot)
+    }
+
+    /// What has to be true of a router with this disk, whatever it went through.
+    fn survives(&self, dir: &Path, disk: &Snapshot, finds: Finds, give_up: bool) -> Result<()> {
+        let router = &set_up(dir, disk)?;
+        let mut slot = self.power_on(router)?;
+        let found = if slot == self.old.slot {
+            Finds::Old
+        } else {
+            Finds::New
+        };
+        if finds != Finds::Either && finds != found {
+            return Err(
+                format!("the next boot finds the {found:?} system, not the {finds:?}").into(),
+            );
+        }
+        if give_up && slot == self.new.slot && state(router)?.condition(slot) != Condition::Good {
+            slot = self.wear_out(router)?;
+        }
+        if slot == self.old.slot {
+            world::install(router, &self.image, self.keep)?;
+            slot = self.power_on(router)?;
+            if slot != self.new.slot {
+                return Err("the upgrade, run again, did not lead to the new system".into());
+            }
+        }
+        world::confirm(router)?;
+        for _ in 0..2 {
+            if self.power_on(router)? != slot || state(router)?.condition(slot) != Condition::Good {
+                return Err("a confirmed system did not stay".into());
+            }
+        }
+        if Snapshot::read(&router.upper(self.old.slot))? != self.old.upper {
+            return Err("the configuration of the old system was changed".into());
+        }
+        Ok(())
+    }
+
+    /// Uses up the tries of a trial that nobody confirms: the old system must be back.
+    fn wear_out(&self, router: &Router) -> Result<Slot> {
+        for _ in 0..3 {
+            if self.power_on(router)? == self.old.slot {
+                return Ok(self.old.slot);
+            }
+        }
+        Err("its tries are used up, and it still runs".into())
+    }
+
+    /// Cuts every leg everywhere.
+    fn cut_everywhere(&self, random: &mut Random) -> Result<Tally> {
+        let dir = world::temporary_directory()?;
+        let dir = dir.path().join("router");
+        let mut tally = Tally::default();
+        for leg in &self.legs {
+            let (crashes, count) = cuts(&self.dir, &leg.start, &leg.log, random);
+            tally.cuts += count;
+            for crash in &crashes {
+                let finds = leg.finds[usize::from(crash.after_the_end)];
+                tally.add(
+                    leg.name,
+                    crash,
+                    self.survives(&dir, &crash.disk, finds, random.coin()),
+                );
+                if random.below(ONE_IN) == 0 {
+                    self.cut_again(&dir, leg, crash, random, &mut tally)?;
+                }
+            }
+        }
+        Ok(tally)
+    }
+
+    /// Cuts the run that recovers from a cut.
+    fn cut_again(
+        &self,
+        dir: &Path,
+        leg: &Leg,
+        crash: &Crash,
+        random: &mut Random,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let router = &set_up(dir, &crash.disk)?;
+        let (start, log) = record(router, || {
+            if self.power_on(router)? == self.old.slot {
+                world::install(router, &self.image, self.keep)?;
+            } else {
+                world::confirm(router)?;
+            }
+            Ok(())
+        })?;
+        let (crashes, _) = cuts(dir, &start, &log, random);
+        for _ in 0..SECOND_CUTS {
+            let again = &crashes[random.below(crashes.len())];
+            let name = format!("{}: {}; and again, {}", leg.name, crash.story, again.story);
+            tally.cuts += 1;
+            tally.twice += 1;
+            tally.add(
+                &name,
+                again,
+                self.survives(dir, &again.disk, Finds::Either, random.coin()),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What came of it.
+#[derive(Default)]
+struct Tally {
+    cuts: usize,
+    twice: usize,
+    disks: usize,
+    losses: Vec<String>,
+}
+
+impl Tally {
+    fn add(&mut self, leg: &str, crash: &Crash, survived: Result<()>) {
+        self.disks += 1;
+        if let Err(error) = survived {
+            self.losses
+                .push(format!("{leg}: {}\n  {}", crash.story, describe(&*error)));
+        }
+    }
+}
+
+/// A router without power that has this disk.
+fn set_up(dir: &Path, disk: &Snapshot) -> Result<Router> {
+    if dir.exists() {
+        fs::remove_dir_all(dir)?;
+    }
+    disk.write(dir)?;
+    Router::at(dir)
+}
+
+/// What the running system shows. The digest in a report is left out: an archive made a second time
+/// holds other times.
+fn view(router: &Router) -> Result<Snapshot> {
+    let mut view = router.view()?;
+    for (path, entry) in &mut view.0 {
+        if let Entry::File { data, .. } = entry
+            && path.starts_with("etc/sysupgrade/reports")
+        {
+            let mut report: serde_json::Value = serde_json::from_slice(data)?;
+            report["archive"] = "some archive".into();
+            *data = serde_json::to_vec(&report)?.into();
+        }
+    }
+    Ok(view)
+}
+
+fn state(router: &Router) -> Result<BootState> {
+    let names = Slot::ALL.map(|slot| router.name(slot).to_owned());
+    Ok(GrubEnv::new(router.dir().join("flash/env"), names).load()?)
+}
+
+/// Cuts an upgrade everywhere, tells how often, and fails with the first few losses.
+fn cut_everywhere(title: &str, upgrade: &Upgrade) -> Result<()> {
+    const SHOWN: usize = 5;
+    let seed = match env::var("POWERCUT_SEED") {
+        Ok(text) => text.parse()?,
+        Err(_) => 1,
+    };
+    let tally = upgrade.cut_everywhere(&mut Random(seed))?;
+    let legs: Vec<String> = upgrade
+        .legs
+        .iter()
+        .map(|leg| format!("{} {}", leg.log.len(), leg.name))
+        .collect();
+    // Past the capture of the test runner: whoever runs this wants to know that it was done.
+    writeln!(
+        std::io::stderr(),
+        "{title}: {} power cuts ({} of them second ones), {} different disks, POWERCUT_SEED={seed}; operations: {}",
+        tally.cuts,
+        tally.twice,
+        tally.disks,
+        legs.join(", "),
+    )?;
+    let losses = &tally.losses;
+    let shown = losses.get(..SHOWN).unwrap_or(losses).join("\n\n");
+    assert!(
+        losses.is_empty(),
+        "{} disks lead to a loss, among them:\n{shown}",
+        losses.len()
+    );
+    Ok(())
+}
+
+/// A router that runs version 1, and whose owner has configured it.
+fn configured() -> Result<World> {
+    let world = World::new(&System::new(1))?;
+    power_on(&world.router)?;
+    configure(&world.router, "one")?;
+    Ok(world)
+}
+
+/// An owner at work: changes, adds and deletes. All files bear his mark.
+fn configure(router: &Router, mark: &str) -> Result<()> {
+    let etc = router.dir().join("etc");
+    fs::write(
+        etc.join("config/network"),
+        format!("option ipaddr '{mark}'\n"),
+    )?;
+    fs::write(
+        etc.join("config/wireless"),
+        format!("option ssid '{mark}'\n"),
+    )?;
+    fs::write(etc.join("config/added"), format!("option added '{mark}'\n"))?;
+    files::remove_tree(&etc.join("config/telnet"))?;
+    router.off()?;
+    power_on(router)?;
+    Ok(())
+}
+
+fn text(router: &Router, path: &str) -> Result<String> {
+    Ok(fs::read_to_string(router.dir().join(path))?)
+}
+
+#[test]
+fn an_upgrade_that_keeps_the_configuration_survives_power_cuts_everywhere() -> Result<()> {
+    let world = configured()?;
+    let router = &world.router;
+    let mut upgrade = Upgrade::live(&world, &System::new(1), &System::new(2), true)?;
+    upgrade.confirm(router)?;
+    // What survives is also what was meant.
+    assert_eq!(text(router, "etc/config/network")?, "option ipaddr 'one'\n");
+    assert_eq!(text(router, "etc/config/added")?, "option added 'one'\n");
+    assert_eq!(
+        text(router, "etc/config/system")?,
+        "option hostname 'router2'\n"
+    );
+    assert!(!router.dir().join("etc/config/telnet").exists());
+    cut_everywhere("upgrade with configuration", &upgrade)
+}
+
+#[test]
+fn an_upgrade_into_a_slot_with_an_older_life_survives_power_cuts_everywhere() -> Result<()> {
+    let world = configured()?;
+    let router = &world.router;
+    Upgrade::live(&world, &System::new(1), &System::new(2), true)?.confirm(router)?;
+    configure(router, "two")?;
+    let mut upgrade = Upgrade::live(&world, &System::new(2), &System::new(3), true)?;
+    upgrade.confirm(router)?;
+    assert_eq!(text(router, "etc/config/network")?, "option ipaddr 'two'\n");
+    cut_everywhere("upgrade over an older system", &upgrade)
+}
+
+#[test]
+fn an_upgrade_without_configuration_survives_power_cuts_everywhere() -> Result<()> {
+    let world = configured()?;
+    let router = &world.router;
+    Upgrade::live(&world, &System::new(1), &System::new(2), true)?.confirm(router)?;
+    let mut upgrade = Upgrade::live(&world, &System::new(2), &System::new(3), false)?;
+    upgrade.confirm(router)?;
+    let defaults = System::new(3).root;
+    let found = router.view()?;
+    assert_eq!(found, defaults, "\n{}", found.differences(&defaults));
+    cut_everywhere("upgrade to defaults", &upgrade)
+}
+
+#[test]
+fn a_fall_back_survives_power_cuts_everywhere() -> Result<()> {
+    let world = configured()?;
+    let router = &world.router;
+    let mut upgrade = Upgrade::live(&world, &System::new(1), &System::new(2), true)?;
+    upgrade.power_on(router)?;
+    upgrade.power_on(router)?;
+    upgrade.legs.clear();
+    upgrade.leg(router, "fall back", [Finds::Old, Finds::Old], |this| {
+        assert_eq!(this.power_on(router)?, this.old.slot);
+        Ok(())
+    })?;
+    cut_everywhere("fall back", &upgrade)
+}
+
+#[test]
+fn a_rollback_survives_power_cuts_everywhere() -> Result<()> {
+    let world = configured()?;
+    let router = &world.router;
+    let mut upgrade = Upgrade::live(&world, &System::new(1), &System::new(2), true)?;
+    upgrade.legs.clear();
+    upgrade.leg(router, "rollback", [Finds::Either, Finds::Old], |_| {
+        world::go_back(router)
+    })?;
+    cut_everywhere("rollback", &upgrade)
+}

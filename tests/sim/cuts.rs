@@ -10,17 +10,15 @@ use super::disk::{Disk, Loss};
 use super::{Random, SECTOR};
 use crate::world::snapshot::Snapshot;
 
-/// In-place writes up to this length are torn at every byte they change: a boot environment has no
-/// harmless place to be torn at.
-const SMALL_WRITE: usize = 4096;
+/// In-place writes up to this length, that of a boot environment of GRUB, are torn at every byte
+/// they change: such a thing has no harmless place to be torn at.
+const SMALL_WRITE: usize = 1024;
 
 /// How often chance decides, per operation.
 const RANDOM_LOSSES: usize = 3;
 
 /// A disk that a cut left behind.
 pub struct Crash {
-    /// Operations that were done, the cut one not counted.
-    pub done: usize,
     /// True if the run had come to its end.
     pub after_the_end: bool,
     /// How it came about, for messages.
@@ -61,7 +59,6 @@ pub fn cuts(root: &Path, start: &Snapshot, log: &[Op], random: &mut Random) -> (
                     None => format!("cut after all {} operations; {how}", log.len()),
                 };
                 crashes.push(Crash {
-                    done,
                     after_the_end,
                     story,
                     disk: content,
@@ -156,6 +153,22 @@ fn tears(offset: u64, new: &[u8], file: &[u8]) -> Vec<Tear> {
         (1..new.len()).contains(at)
     });
     tears
+}
+
+/// The place that an operation changes.
+pub fn path_of(op: &Op) -> &Path {
+    match op {
+        Op::Rename { to: path, .. }
+        | Op::Create { path, .. }
+        | Op::Write { path, .. }
+        | Op::Sync { path }
+        | Op::Remove { path }
+        | Op::RemoveDir { path }
+        | Op::MakeDir { path, .. }
+        | Op::Symlink { path, .. }
+        | Op::Whiteout { path }
+        | Op::SetMode { path, .. } => path,
+    }
 }
 
 /// An operation in a few words, without its bytes.

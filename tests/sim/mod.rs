@@ -22,7 +22,7 @@ mod cuts;
 mod disk;
 mod proof;
 
-pub use cuts::{Crash, cuts};
+pub use cuts::{Crash, cuts, path_of};
 pub use disk::Disk;
 
 /// What a disk writes whole or not at all, if it is a kind one.

@@ -1,6 +1,218 @@
-//! A small world for tests: a virtual router in a temporary directory, with keys, images and a
-//! configuration.
+//! A small world for tests: a virtual router in a temporary directory, a key it trusts, and images
+//! for it.
+//!
+//! The router is worked by the library, in this process, so that what it writes can be recorded.
 #![allow(dead_code, unreachable_pub, reason = "no test uses all of it")]
 
 pub mod router;
 pub mod snapshot;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use sysupgrade_rs::data::What;
+use sysupgrade_rs::first_boot::{self, FirstBootError};
+use sysupgrade_rs::image::{self, Encoding};
+use sysupgrade_rs::install::{self, Done, Upgrade, Watch, Wish};
+use sysupgrade_rs::machine::Machine;
+use sysupgrade_rs::trust::usign::SecretKey;
+use sysupgrade_rs::{system, trial};
+use tempfile::TempDir;
+
+use router::{Result, Router};
+use snapshot::{Entry, Snapshot};
+
+/// Size of a part.
+const PART_SIZE: usize = 32 << 10;
+
+/// Block size of images, the smallest there is.
+const BLOCK_SIZE: u32 = 4096;
+
+/// What an image installs.
+#[derive(Clone)]
+pub struct System {
+    pub version: u8,
+    pub kernel: Vec<u8>,
+    pub root: Snapshot,
+}
+
+impl System {
+    /// Version `version` of a system of a few files, some of which never change.
+    pub fn new(version: u8) -> Self {
+        let key = secret_key();
+        let id = key.public().id();
+        let system = Self {
+            version,
+            kernel: kernel(version),
+            root: Snapshot::default(),
+        };
+        system
+            .with("etc/os-release", &format!("VERSION_ID=\"{version}\"\n"))
+            .with("etc/banner", &format!("Welcome to version {version}.\n"))
+            .with("etc/config/network", "option proto 'dhcp'\n")
+            .with(
+                "etc/config/system",
+                &format!("option hostname 'router{version}'\n"),
+            )
+            .with(
+                "etc/config/wireless",
+                &format!("option channel '{version}'\n"),
+            )
+            .with("etc/config/telnet", "option enabled '1'\n")
+            .with("etc/passwd", "root:x:0:0:root:/root:/bin/ash\n")
+            .with("lib/upgrade/keep.d/base", "/etc/config/\n/etc/passwd\n")
+            .with(
+                &format!("etc/sysupgrade-rs/keys/{id}"),
+                &key.public().to_text("test key"),
+            )
+    }
+
+    /// With this file in its root.
+    pub fn with(mut self, path: &str, text: &str) -> Self {
+        let path = Path::new(path);
+        for dir in path.ancestors().skip(1).filter(|dir| *dir != Path::new("")) {
+            self.root
+                .0
+                .insert(dir.to_owned(), Entry::Dir { mode: 0o755 });
+        }
+        let data = Arc::new(text.as_bytes().to_vec());
+        self.root
+            .0
+            .insert(path.to_owned(), Entry::File { mode: 0o644, data });
+        self
+    }
+
+    /// The bytes of its root part.
+    pub fn root_part(&self) -> Result<Vec<u8>> {
+        self.root.to_tar()
+    }
+}
+
+/// Three pages, of which a new version changes the first and the last.
+fn kernel(version: u8) -> Vec<u8> {
+    let mut kernel = vec![0x90; 3 * 4096];
+    kernel[..4096].fill(version);
+    kernel[2 * 4096..].fill(version);
+    kernel
+}
+
+/// The key that signs images here.
+pub fn secret_key() -> SecretKey {
+    SecretKey::from_seed(*b"test key", &[7; 32])
+}
+
+/// A directory that needs no disk, if the system has one.
+pub fn temporary_directory() -> Result<TempDir> {
+    let memory = Path::new("/dev/shm");
+    Ok(match tempfile::tempdir_in(memory) {
+        Ok(dir) => dir,
+        Err(_) => tempfile::tempdir()?,
+    })
+}
+
+/// A router and what lies around it.
+pub struct World {
+    dir: TempDir,
+    pub router: Router,
+}
+
+impl World {
+    /// A router as it leaves the factory with `system` in its first slot. Power is off.
+    pub fn new(system: &System) -> Result<Self> {
+        let dir = temporary_directory()?;
+        let router = Router::at(&dir.path().join("router"))?;
+        router.create(&system.kernel, &system.root_part()?, PART_SIZE)?;
+        Ok(Self { dir, router })
+    }
+
+    /// A place for files beside the router.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A signed image.
+    pub fn image(&self, system: &System) -> Result<Vec<u8>> {
+        let part = |name: &str, bytes: &[u8]| -> Result<image::PartSource> {
+            let path = self.dir.path().join(name);
+            fs::write(&path, bytes)?;
+            Ok(image::PartSource {
+                name: name.to_owned(),
+                path,
+            })
+        };
+        let spec = image::Spec {
+            boards: vec!["virtual,router".to_owned()],
+            version: system.version.to_string(),
+            security: u64::from(system.version),
+            compat: "1.0".to_owned(),
+            engine: 1,
+            parts: vec![
+                part("kernel", &system.kernel)?,
+                part("root", &system.root_part()?)?,
+            ],
+            defaults: None,
+            block_size: BLOCK_SIZE,
+            encoding: Encoding::Plain,
+        };
+        let mut bytes = Vec::new();
+        image::build(&spec, &[secret_key()], &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+fn machine(router: &Router) -> Result<Machine> {
+    let board = system::read_board(router.dir(), None)?;
+    Ok(system::open(router.dir(), board)?)
+}
+
+/// `sysupgrade-rs --no-reboot IMAGE`, with `-n` unless `keep`.
+pub fn install(router: &Router, image: &[u8], keep: bool) -> Result<Done> {
+    let mut machine = machine(router)?;
+    let mut upgrade = Upgrade {
+        lock: machine.lock()?,
+        trust: system::open_trust(&machine)?,
+        parts: system::open_parts(&machine, machine.target())?,
+        machine: &mut machine,
+        wish: Wish {
+            keep,
+            force: false,
+            confirm_within: None,
+        },
+        watch: Watch {
+            tell: &mut |_| (),
+            stop: &AtomicBool::new(false),
+        },
+    };
+    Ok(install::install(&mut upgrade, image)?)
+}
+
+/// `sysupgrade-rs first-boot`. False if it gave the slot up.
+pub fn first_boot(router: &Router) -> Result<bool> {
+    match first_boot::first_boot(&mut machine(router)?) {
+        Ok(_) => Ok(true),
+        Err(FirstBootError::GivenUp { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `sysupgrade-rs confirm`. False if there was nothing left to do.
+pub fn confirm(router: &Router) -> Result<bool> {
+    let mut machine = machine(router)?;
+    let _lock = machine.lock()?;
+    Ok(trial::confirm(&mut machine)?)
+}
+
+/// `sysupgrade-rs rollback`.
+pub fn go_back(router: &Router) -> Result<()> {
+    let mut machine = machine(router)?;
+    let _lock = machine.lock()?;
+    trial::go_back(&mut machine, What::RolledBack, "rolled back by hand")?;
+    Ok(())
+}
+
+/// An error with all its sources, on one line.
+pub fn describe(error: &dyn std::error::Error) -> String {
+    install::describe(error)
+}

@@ -149,6 +149,13 @@ impl Router {
         Ok(name.and_then(|name| self.board.slot_named(name)))
     }
 
+    /// What the running system shows.
+    pub fn view(&self) -> Result<Snapshot> {
+        let mut view = Snapshot::read(&self.dir)?;
+        NOT_IN_ROOT.iter().for_each(|name| view.remove(name));
+        Ok(view)
+    }
+
     /// An orderly end: edits of the running system go where an overlay would have put them at once.
     pub fn off(&self) -> Result<()> {
         self.write_back()?;
@@ -161,8 +168,7 @@ impl Router {
             return Ok(());
         };
         let rom = Snapshot::read(&self.dir.join("rom"))?;
-        let mut view = Snapshot::read(&self.dir)?;
-        NOT_IN_ROOT.iter().for_each(|name| view.remove(name));
+        let view = self.view()?;
         let upper = self.upper(slot);
         if view != overlay(&rom, &Snapshot::read(&upper)?) {
             files::remove_tree(&upper)?;
