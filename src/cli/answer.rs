@@ -1,6 +1,7 @@
 //! Answers and failures: each one value, printed for people or as one JSON document.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -21,9 +22,17 @@ use crate::system::SystemError;
 
 use super::source::SourceError;
 
-/// Prints to standard output. A reader that has gone is not an error.
-pub(super) fn print(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
+/// Prints to standard output. A reader that has gone is not an error; an answer that is lost
+/// otherwise turns success into failure.
+pub(super) fn print(text: &str, code: ExitCode) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe && code == ExitCode::Done => {
+            complain(&format!("cannot write the answer: {error}"));
+            ExitCode::Failed
+        }
+        _ => code,
+    }
 }
 
 /// Prints to standard error, under the name of the program.
@@ -39,6 +48,8 @@ pub(super) struct Answer {
     machine: Value,
     /// Said on standard error, and not with `-q`: the work was the answer (`-b -`).
     aside: bool,
+    /// To be done once the answer is out, after so long.
+    pub(super) reboot: Option<Duration>,
 }
 
 impl Answer {
@@ -48,51 +59,57 @@ impl Answer {
             human: human.into(),
             machine,
             aside: false,
+            reboot: None,
         }
     }
 
-    pub(super) fn print(self, settings: &Settings) -> ExitCode {
+    /// A reboot is to follow.
+    pub(super) fn then(mut self, reboot: Option<Duration>) -> Self {
+        self.reboot = reboot;
+        self
+    }
+
+    pub(super) fn print(&self, settings: &Settings) -> ExitCode {
         if settings.json {
-            let mut document = self.machine;
+            let mut document = self.machine.clone();
             if let Value::Object(fields) = &mut document {
                 fields.insert("ok".into(), true.into());
                 fields.insert("exit".into(), (self.code as u8).into());
+                fields.insert("rebooting".into(), self.reboot.is_some().into());
             }
-            print(&format!("{document}\n"));
-        } else if !self.human.is_empty() {
-            if self.aside {
-                if settings.verbosity > 0 {
-                    complain(&self.human);
-                }
-            } else {
-                print(&format!("{}\n", self.human));
-            }
+            return print(&format!("{document}\n"), self.code);
         }
-        self.code
+        if self.aside && settings.verbosity > 0 {
+            complain(&self.human);
+        }
+        if self.aside || self.human.is_empty() {
+            return self.code;
+        }
+        print(&format!("{}\n", self.human), self.code)
     }
 
-    pub(super) fn installed(done: &Done, rebooting: bool) -> Self {
+    pub(super) fn installed(done: &Done, reboot: Option<Duration>) -> Self {
         let Done {
             version,
             slot,
             written,
             kept,
         } = done;
-        let next = if rebooting {
-            "rebooting into it now"
-        } else {
-            "reboot to start its trial"
+        let next = match reboot {
+            Some(_) => "rebooting into it",
+            None => "reboot to start its trial",
         };
-        let version_shown = printable(version);
         let human = format!(
-            "version {version_shown} is in slot {slot}: {} bytes written, {} were right already, {kept} files kept; {next}",
-            written.written, written.unchanged
+            "version {} is in slot {slot}: {} bytes written, {} were right already, {kept} files kept; {next}",
+            printable(version),
+            written.written,
+            written.unchanged
         );
         let machine = json!({
             "version": version, "slot": slot, "written": written.written, "unchanged": written.unchanged,
-            "kept": kept, "rebooting": rebooting,
+            "kept": kept,
         });
-        Self::new(human, machine)
+        Self::new(human, machine).then(reboot)
     }
 
     pub(super) fn plan(machine: &Machine, plan: &Plan, whole: bool) -> Self {
@@ -193,14 +210,14 @@ impl Answer {
         Self::new(human, json!({ "slot": slot, "changed": changed }))
     }
 
-    pub(super) fn going_back(machine: &Machine, slot: Slot, rebooting: bool) -> Self {
+    pub(super) fn going_back(machine: &Machine, slot: Slot, reboot: Option<Duration>) -> Self {
         let name = machine.name(slot);
-        let human = match (slot == machine.running, rebooting) {
+        let human = match (slot == machine.running, reboot) {
             (true, _) => format!("the trial is called off, slot {name} stays"),
-            (false, true) => format!("going back to slot {name}, rebooting now"),
-            (false, false) => format!("slot {name} takes over at the next boot"),
+            (false, Some(_)) => format!("going back to slot {name}, rebooting"),
+            (false, None) => format!("slot {name} takes over at the next boot"),
         };
-        Self::new(human, json!({ "slot": name, "rebooting": rebooting }))
+        Self::new(human, json!({ "slot": name })).then(reboot)
     }
 
     pub(super) fn history(entries: &[Entry]) -> Self {
@@ -289,6 +306,15 @@ impl Failure {
         }
     }
 
+    /// A signal while waiting for the reboot.
+    pub(super) fn reboot_stopped() -> Self {
+        Self {
+            code: ExitCode::Failed,
+            message: "stopped before the reboot; what boots next is not changed by that".to_owned(),
+            refusals: Vec::new(),
+        }
+    }
+
     /// Something of the operating system that is expected to work.
     pub(super) fn doing(what: &str, error: &io::Error) -> Self {
         Self {
@@ -303,8 +329,9 @@ impl Failure {
             let document = json!({
                 "ok": false, "exit": self.code as u8, "message": self.message, "refusals": to_value(&self.refusals),
             });
-            print(&format!("{document}\n"));
-        } else if self.refusals.is_empty() {
+            return print(&format!("{document}\n"), self.code);
+        }
+        if self.refusals.is_empty() {
             complain(&printable(&self.message));
         } else {
             for refusal in &self.refusals {

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -41,10 +41,7 @@ const STATUS_FILE: &str = "/run/sysupgrade-rs/status.json";
 #[must_use]
 pub fn no_command(no: &NoCommand) -> ExitCode {
     match no {
-        NoCommand::Answer(text) => {
-            answer::print(text);
-            ExitCode::Done
-        }
+        NoCommand::Answer(text) => answer::print(text, ExitCode::Done),
         NoCommand::Usage(problem) => {
             answer::complain(&format!("{problem}\n{}", NoCommand::HINT));
             ExitCode::Usage
@@ -58,7 +55,13 @@ pub fn run(settings: &Settings, command: Command) -> ExitCode {
     let root = settings.root.clone().unwrap_or_else(|| PathBuf::from("/"));
     let session = Session { settings, root };
     match session.run(command) {
-        Ok(answer) => answer.print(settings),
+        Ok(answer) => {
+            let code = answer.print(settings);
+            match answer.reboot.map(|delay| session.reboot(delay)) {
+                None | Some(Ok(())) => code,
+                Some(Err(failure)) => failure.print(settings),
+            }
+        }
         Err(failure) => failure.print(settings),
     }
 }
@@ -122,8 +125,7 @@ impl Session<'_> {
     fn install(&self, image: &OsStr, wish: Wish, reboot: Reboot) -> Result<Answer, Failure> {
         let mut machine = self.machine()?;
         let done = self.upgrade(&mut machine, image, wish, install::install)?;
-        let rebooting = self.reboot(&machine, reboot)?;
-        Ok(Answer::installed(&done, rebooting))
+        Ok(Answer::installed(&done, Self::delay(&machine, reboot)))
     }
 
     fn test(&self, image: &OsStr, wish: Wish) -> Result<Answer, Failure> {
@@ -174,18 +176,27 @@ impl Session<'_> {
         result
     }
 
-    /// Step 10 of an upgrade. Returns whether the machine reboots now.
-    fn reboot(&self, machine: &Machine, reboot: Reboot) -> Result<bool, Failure> {
-        let Reboot::After(delay) = reboot else {
-            return Ok(false);
-        };
-        if machine.board.boot.reboot.is_empty() {
-            return Ok(false); // somebody else's business
+    /// The delay before the reboot that is to follow; `None` if somebody else reboots.
+    fn delay(machine: &Machine, reboot: Reboot) -> Option<Duration> {
+        match reboot {
+            Reboot::After(delay) if !machine.board.boot.reboot.is_empty() => Some(delay),
+            _ => None,
         }
-        std::thread::sleep(delay);
+    }
+
+    /// Step 10 of an upgrade. Whoever stops the delay keeps the machine up; what boots next is settled.
+    fn reboot(&self, delay: Duration) -> Result<(), Failure> {
+        let stop = stop_flag()?;
+        let began = Instant::now();
+        while began.elapsed() < delay {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Failure::reboot_stopped());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
         self.progress().event(&Event::Phase(Phase::Reboot));
-        system::reboot(&machine.board)?;
-        Ok(true)
+        let board = system::read_board(&self.root, self.settings.board.as_deref())?;
+        Ok(system::reboot(&board)?)
     }
 
     fn confirm(&self) -> Result<Answer, Failure> {
@@ -205,8 +216,8 @@ impl Session<'_> {
             trial::go_back(machine, What::RolledBack, why)?
         };
         // Calling off a trial that has not begun needs no reboot: this system goes on.
-        let rebooting = slot != machine.running && self.reboot(machine, reboot)?;
-        Ok(Answer::going_back(machine, slot, rebooting))
+        let reboot = Self::delay(machine, reboot).filter(|_| slot != machine.running);
+        Ok(Answer::going_back(machine, slot, reboot))
     }
 
     /// Waits until the trial is over. Unconfirmed in time, the machine goes back.
