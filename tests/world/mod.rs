@@ -134,6 +134,15 @@ impl World {
 
     /// A signed image.
     pub fn image(&self, system: &System) -> Result<Vec<u8>> {
+        self.image_with(system, &|_| ())
+    }
+
+    /// A signed image that was asked for a little differently.
+    pub fn image_with(
+        &self,
+        system: &System,
+        change: &dyn Fn(&mut image::Spec),
+    ) -> Result<Vec<u8>> {
         let part = |name: &str, bytes: &[u8]| -> Result<image::PartSource> {
             let path = self.dir.path().join(name);
             fs::write(&path, bytes)?;
@@ -142,7 +151,7 @@ impl World {
                 path,
             })
         };
-        let spec = image::Spec {
+        let mut spec = image::Spec {
             boards: vec!["virtual,router".to_owned()],
             version: system.version.to_string(),
             security: u64::from(system.version),
@@ -156,6 +165,7 @@ impl World {
             block_size: BLOCK_SIZE,
             encoding: Encoding::Plain,
         };
+        change(&mut spec);
         let mut bytes = Vec::new();
         image::build(&spec, &[secret_key()], &mut bytes)?;
         Ok(bytes)
