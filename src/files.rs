@@ -11,9 +11,10 @@
 //! Errors carry the verb and the path. With the feature `powercut` every change is recorded, see
 //! [`trace`].
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{
     DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt,
 };
@@ -114,6 +115,20 @@ fn parent_of(path: &Path) -> &Path {
     }
 }
 
+/// The name under which what will stand at `path` is made: `.NAME.new` in the same directory. Of a
+/// name so long that this would be none, only the begin is used.
+#[must_use]
+pub fn temporary_beside(path: &Path) -> PathBuf {
+    /// The longest name of most file systems is 255 bytes.
+    const MOST: usize = 255 - ".".len() - ".new".len();
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let begin = name.get(..MOST).unwrap_or(name);
+    let mut temporary = OsString::from(".");
+    temporary.push(OsStr::from_bytes(begin));
+    temporary.push(".new");
+    path.with_file_name(temporary)
+}
+
 /// A file that appears whole under its name, or not at all.
 ///
 /// It grows under a temporary name beside its place. Dropped before [`commit`](Self::commit), it is
@@ -123,6 +138,7 @@ pub struct NewFile {
     path: PathBuf,
     temporary: PathBuf,
     file: Option<File>,
+    mode: u32,
     len: u64,
 }
 
@@ -132,10 +148,7 @@ impl NewFile {
     /// # Errors
     /// When it cannot be created.
     pub fn create(path: &Path, mode: u32) -> Result<Self> {
-        let mut name = OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(".new");
-        let temporary = path.with_file_name(name);
+        let temporary = temporary_beside(path);
         if fs::symlink_metadata(&temporary).is_ok() {
             remove_file(&temporary)?; // a leftover, perhaps with other permissions
         }
@@ -156,6 +169,7 @@ impl NewFile {
             path: path.to_owned(),
             temporary,
             file: Some(file),
+            mode,
             len: 0,
         })
     }
@@ -165,7 +179,11 @@ impl NewFile {
     /// # Errors
     /// When the system refuses.
     pub fn set_owner(&self, uid: u32, gid: u32) -> Result<()> {
-        set_owner(&self.temporary, uid, gid)
+        set_owner(&self.temporary, uid, gid)?;
+        if self.mode & 0o6000 != 0 {
+            set_mode(&self.temporary, self.mode)?; // a change of owner has cleared the set-id bits
+        }
+        Ok(())
     }
 
     /// Makes it durable under its name: fsync, rename, fsync of the directory.
