@@ -3,13 +3,27 @@
 //! A kept file stays as it is, but a daemon of the new image does not start without its account:
 //! as in stock systems, lines of the image whose account name is missing are appended.
 
-use super::EntryPath;
+use std::path::Path;
+
+use super::tree::{self, Kind};
+use super::{ConfigError, EntryPath};
+use crate::files;
 
 /// The files that this is done for: one account a line, its name first, up to a colon.
 const FILES: [&[u8]; 3] = [b"etc/passwd", b"etc/group", b"etc/shadow"];
 
 /// The largest such file; others are left as they are.
-pub(super) const MAX: u64 = 1 << 20;
+const MAX: u64 = 1 << 20;
+
+/// A passwd, group or shadow; nothing if it is no file or too long to be one.
+pub(super) fn read(root: &Path, path: &EntryPath) -> Result<Option<Vec<u8>>, ConfigError> {
+    match tree::node(root, path)? {
+        Some(node) if node.kind == Some(Kind::File) && node.size <= MAX => {
+            Ok(Some(files::read(&path.under(root), MAX)?))
+        }
+        _ => Ok(None),
+    }
+}
 
 /// True for passwd, group and shadow.
 pub(super) fn is_account_file(path: &EntryPath) -> bool {

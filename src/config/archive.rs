@@ -25,7 +25,8 @@ const READ_AHEAD: u64 = 256 << 10;
 
 /// What an archive may unpack to: contents, and a header, padding and name records for each entry
 /// and its default.
-const MAX_UNPACKED: u64 = MAX_CONTENT + bundle::MAX_BUNDLE + 2 * MAX_ENTRIES as u64 * (10 << 10);
+pub(super) const MAX_UNPACKED: u64 =
+    MAX_CONTENT + bundle::MAX_BUNDLE + 2 * MAX_ENTRIES as u64 * (10 << 10);
 
 /// What is written into an archive.
 #[derive(Clone, Copy, Debug)]
@@ -367,7 +368,7 @@ pub fn inspect(source: impl Read) -> Result<(Bundle, Origin), ConfigError> {
     while let Some(member) = members.next().map_err(ConfigError::Read)? {
         let path = path_of(&member)?;
         if own.is_some() {
-            return Err(ConfigError::damaged(path, "follows the bundle"));
+            return Err(ConfigError::damaged(&path, "follows the bundle"));
         }
         if path.as_bytes() == BUNDLE.as_bytes() {
             own = Some(read_bundle(&mut members, &member)?);

@@ -216,7 +216,7 @@ fn merge_meta(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Digest;
+    use crate::digest::Digest;
 
     fn file(text: &str) -> Entry {
         Entry {

@@ -19,8 +19,9 @@ use std::path::Path;
 
 use super::path::{NotAPath, escape};
 use super::report::{Line, Notice, NoticeKind};
-use super::tree::{self, Kind, parse_digest};
+use super::tree::{self, Kind};
 use super::{ConfigError, EntryPath, MAX_ENTRIES, STATE_DIR, pattern};
+use crate::digest::Digest;
 use crate::files::{self, FileError};
 
 /// The user's own list.
@@ -68,7 +69,7 @@ impl KeepList {
                 let file = format!("{LIST_DIR}/{}", escape(&name));
                 let path = EntryPath::new(&[LIST_DIR.as_bytes(), b"/", &name].concat());
                 if let Ok(path) = path {
-                    lines.extend(read_lines(root, &path, file, &mut list.notices)?);
+                    lines.extend(read_lines(root, &path, &file, &mut list.notices)?);
                 }
             }
         }
@@ -129,13 +130,13 @@ impl KeepList {
             }
         }
         // A path with blanks in it: stock tools see several that do not exist.
-        if !missing.is_empty() && words.len() > 1 {
-            if let Ok(path) = EntryPath::new(bytes.trim_ascii()) {
-                if tree::node(root, &path)?.is_some() {
-                    self.note(NoticeKind::Blanks, &path, line);
-                    return self.take_path(root, path, line).map(drop);
-                }
-            }
+        if !missing.is_empty()
+            && words.len() > 1
+            && let Ok(path) = EntryPath::new(bytes.trim_ascii())
+            && tree::node(root, &path)?.is_some()
+        {
+            self.note(NoticeKind::Blanks, &path, line);
+            return self.take_path(root, path, line).map(drop);
         }
         for text in missing {
             self.note(NoticeKind::MatchesNothing, escape(&text), line);
@@ -203,7 +204,7 @@ impl KeepList {
         &mut self,
         root: &Path,
         path: EntryPath,
-        shipped: super::Digest,
+        shipped: Digest,
     ) -> Result<(), ConfigError> {
         let changed = match tree::entry(root, &path)?.map(|entry| entry.content) {
             Some(tree::Content::File { sha256, .. }) => sha256 != shipped,
@@ -224,7 +225,7 @@ impl KeepList {
         Ok(())
     }
 
-    fn note(&mut self, kind: NoticeKind, path: impl ToString, line: &Line) {
+    fn note(&mut self, kind: NoticeKind, path: impl Into<String>, line: &Line) {
         let mut notice = Notice::new(kind, path);
         notice.line = Some(line.clone());
         if !self.notices.contains(&notice) {
@@ -435,7 +436,7 @@ type Lines = Vec<(Vec<u8>, Line)>;
 
 fn list_lines(root: &Path, file: &str, notices: &mut Vec<Notice>) -> Result<Lines, ConfigError> {
     match EntryPath::new(file.as_bytes()) {
-        Ok(path) => read_lines(root, &path, file.to_owned(), notices),
+        Ok(path) => read_lines(root, &path, file, notices),
         Err(_) => Ok(Vec::new()),
     }
 }
@@ -444,7 +445,7 @@ fn list_lines(root: &Path, file: &str, notices: &mut Vec<Notice>) -> Result<Line
 fn read_lines(
     root: &Path,
     path: &EntryPath,
-    file: String,
+    file: &str,
     notices: &mut Vec<Notice>,
 ) -> Result<Lines, ConfigError> {
     // Lists may be links (into a package's own directory); what they say is only a list of names.
@@ -471,7 +472,7 @@ fn read_lines(
             continue;
         }
         let line = Line {
-            file: file.clone(),
+            file: file.to_owned(),
             number,
             text: escape(clean),
         };
@@ -496,7 +497,7 @@ fn list_names(root: &Path, dir: &str) -> Result<Vec<Vec<u8>>, ConfigError> {
 }
 
 /// The configuration files of packages with their digests as shipped.
-fn conffiles(root: &Path) -> Result<Vec<(EntryPath, super::Digest)>, ConfigError> {
+fn conffiles(root: &Path) -> Result<Vec<(EntryPath, Digest)>, ConfigError> {
     let mut found = Vec::new();
     let status = root.join(OPKG_STATUS);
     if files::exists(&status) {
@@ -524,10 +525,11 @@ fn conffiles(root: &Path) -> Result<Vec<(EntryPath, super::Digest)>, ConfigError
 }
 
 /// `PATH SHA256`; other lines are none of ours.
-fn conffile(line: &[u8]) -> Option<(EntryPath, super::Digest)> {
+fn conffile(line: &[u8]) -> Option<(EntryPath, Digest)> {
     let mut words = line.trim_ascii().splitn(2, |byte| *byte == b' ');
     let path = EntryPath::new(words.next()?).ok()?;
-    Some((path, parse_digest(words.next()?.trim_ascii())?))
+    let digest = std::str::from_utf8(words.next()?).ok()?;
+    Some((path, Digest::parse(digest.trim())?))
 }
 
 /// Hands the lines of a package database on, one at a time.

@@ -17,12 +17,18 @@
 mod accounts;
 pub mod apply;
 pub mod archive;
+mod build;
 pub mod bundle;
 pub mod decide;
+mod in_place;
 pub mod keep;
 mod path;
 mod pattern;
+mod place;
+mod plan;
 pub mod report;
+pub mod reports;
+pub mod restore;
 mod stage;
 mod tarball;
 mod tree;
@@ -34,7 +40,7 @@ use thiserror::Error;
 use crate::files::FileError;
 
 pub use path::EntryPath;
-pub use tree::{Content, Digest, Entry, Kind, Meta};
+pub use tree::{Content, Entry, Kind, Meta};
 
 /// Where this program keeps what belongs to a configuration, below the root of a system. It is
 /// never itself configuration: nothing below it is kept, merged or restored.
@@ -88,9 +94,9 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    fn damaged(at: impl ToString, problem: impl Into<String>) -> Self {
+    fn damaged(at: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Damaged {
-            at: at.to_string(),
+            at: at.into(),
             problem: problem.into(),
         }
     }

@@ -130,6 +130,12 @@ impl TryFrom<&[u8]> for EntryPath {
     }
 }
 
+impl From<&EntryPath> for String {
+    fn from(path: &EntryPath) -> Self {
+        escape(&path.0)
+    }
+}
+
 impl fmt::Display for EntryPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&escape(&self.0))

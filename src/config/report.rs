@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::EntryPath;
+use crate::digest::Digest;
 
 /// Version of the report document.
 pub const FORMAT: u32 = 1;
@@ -156,8 +157,6 @@ pub enum NoticeKind {
     AtticFull,
     /// The archive knows no defaults of the old image.
     NoBaseline,
-    /// The slot held an overlay that did not come from this archive; it was removed.
-    StaleOverlay,
     /// It was changed while a cut first boot waited to be finished.
     ChangedMeanwhile,
     /// An absolute name in a restored archive, taken below the root.
@@ -168,6 +167,12 @@ pub enum NoticeKind {
     HardLinkOutside,
     /// A directory where a file should go, or the other way round.
     OtherKind,
+    /// A name in a restored archive has `..` in it.
+    NameLeadsOut,
+    /// A link in a restored archive climbs above the root.
+    LinkLeadsOut,
+    /// An entry of a restored archive lies behind a link.
+    ThroughLink,
     /// Bytes after the end of a restored archive.
     TrailingBytes,
     /// Belongs to this program, not to the configuration.
@@ -175,6 +180,22 @@ pub enum NoticeKind {
 }
 
 impl NoticeKind {
+    /// True if it tells of an entry that was not carried or not restored.
+    #[must_use]
+    pub fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            Self::NotAPath
+                | Self::SpecialFile
+                | Self::TooDeep
+                | Self::HardLinkOutside
+                | Self::OtherKind
+                | Self::NameLeadsOut
+                | Self::LinkLeadsOut
+                | Self::ThroughLink
+        )
+    }
+
     /// What it means, for people; follows the path.
     #[must_use]
     pub fn text(self) -> &'static str {
@@ -200,11 +221,10 @@ impl NoticeKind {
             Self::Vanished => "was gone when it was read",
             Self::DeleteChange => "deleted by the user, changed by the new image",
             Self::AccountRestored => "accounts of the image were appended",
-            Self::SetIdCleared => "lost its set-id bits, which the image does not have",
+            Self::SetIdCleared => "lost its set-user-id and set-group-id bits",
             Self::Attic => "your version is in /etc/sysupgrade/attic",
             Self::AtticFull => "your version did not fit into the attic; it is in the old slot",
             Self::NoBaseline => "the defaults of the old image are not known; your files stay",
-            Self::StaleOverlay => "an overlay from an earlier upgrade was removed",
             Self::ChangedMeanwhile => "was changed while the first boot was unfinished; replaced",
             Self::AbsoluteName => "an absolute name, taken below the root",
             Self::Duplicate => "is twice in the archive; the last one counts",
@@ -212,6 +232,9 @@ impl NoticeKind {
                 "a hard link to a file that is not in the archive; not restored"
             }
             Self::OtherKind => "file and directory are in each other's place; not restored",
+            Self::NameLeadsOut => "has `..` in its name; not restored",
+            Self::LinkLeadsOut => "a link that leads out of the root; not restored",
+            Self::ThroughLink => "lies behind a link; not restored",
             Self::TrailingBytes => "bytes after the end of the archive were passed over",
             Self::StateFile => "belongs to sysupgrade-rs itself; not restored",
         }
@@ -242,10 +265,10 @@ pub struct Line {
 }
 
 impl Notice {
-    pub(super) fn new(kind: NoticeKind, path: impl ToString) -> Self {
+    pub(super) fn new(kind: NoticeKind, path: impl Into<String>) -> Self {
         Self {
             kind,
-            path: path.to_string(),
+            path: path.into(),
             line: None,
         }
     }
@@ -273,7 +296,7 @@ pub struct Report {
     /// Version of the image that it was brought to.
     pub to: String,
     /// SHA-256 of the archive, so that a report says which one it is about.
-    pub archive: super::Digest,
+    pub archive: Digest,
     /// True if it had been done before; the rest tells of that time.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub already_done: bool,

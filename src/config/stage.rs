@@ -74,8 +74,7 @@ impl Stage {
             return Ok(());
         };
         files::make_dir(&place, meta.mode)?;
-        files::set_owner(&place, meta.uid, meta.gid)?;
-        restore_set_id(&place, meta)
+        Ok(files::set_owner(&place, meta.uid, meta.gid)?)
     }
 
     /// Writes an entry whose parents are made, with these permissions. The content must be what the
@@ -102,7 +101,6 @@ impl Stage {
                     return Err(ConfigError::damaged(path, "changed since it was verified"));
                 }
                 new.place()?;
-                restore_set_id(&place, entry.meta)?;
                 files::set_modified(&place, source.modified)?;
                 Ok(())
             }
@@ -115,14 +113,6 @@ pub(super) fn begin(place: &Path, meta: Meta) -> Result<NewFile, ConfigError> {
     let file = NewFile::create(place, meta.mode)?;
     file.set_owner(meta.uid, meta.gid)?;
     Ok(file)
-}
-
-/// A change of owner takes set-id bits away.
-pub(super) fn restore_set_id(place: &Path, meta: Meta) -> Result<(), ConfigError> {
-    if meta.mode & 0o6000 != 0 {
-        files::set_mode(place, meta.mode)?;
-    }
-    Ok(())
 }
 
 /// Copies all of `content`; says which side failed.

@@ -1,73 +1,18 @@
 //! Entries of a file tree, read without ever following a link.
 
-use std::fmt;
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use sha2::{Digest as _, Sha256};
 
 use super::path::{self, EntryPath};
+use crate::digest::{Digest, Hasher};
 use crate::files::{self, FileError};
-
-/// A SHA-256 digest; hexadecimal as text.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Digest(pub [u8; 32]);
-
-impl Digest {
-    /// Of these bytes.
-    #[must_use]
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for Digest {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Digest {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_digest(text.as_bytes())
-            .ok_or_else(|| de::Error::custom(format!("`{text}` is not a sha256 in hexadecimal")))
-    }
-}
-
-/// 64 lower-case hexadecimal digits.
-pub(super) fn parse_digest(text: &[u8]) -> Option<Digest> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let mut bytes = [0; 32];
-    if text.len() != 2 * bytes.len() {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(Digest(bytes))
-}
 
 /// What an entry holds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -244,6 +189,27 @@ pub(super) fn entry(root: &Path, path: &EntryPath) -> files::Result<Option<Entry
     Ok(Some(Entry { content, meta }))
 }
 
+/// Every path of a tree.
+pub(super) fn walk(root: &Path) -> files::Result<BTreeSet<EntryPath>> {
+    let mut paths = BTreeSet::new();
+    let mut pending: Vec<Option<EntryPath>> = vec![None]; // the root
+    while let Some(dir) = pending.pop() {
+        let place = dir.as_ref().map_or(root.to_owned(), |dir| dir.under(root));
+        for name in files::list(&place)? {
+            let path = match &dir {
+                None => EntryPath::new(name.as_bytes()),
+                Some(dir) => dir.join(&name),
+            };
+            let Ok(path) = path else { continue };
+            if files::is_dir(&path.under(root)) {
+                pending.push(Some(path.clone()));
+            }
+            paths.insert(path);
+        }
+    }
+    Ok(paths)
+}
+
 /// Text of a link.
 pub(super) fn read_link(root: &Path, path: &EntryPath) -> files::Result<Box<[u8]>> {
     let path = path.under(root);
@@ -283,7 +249,7 @@ pub(super) fn hash(source: &mut dyn Read) -> io::Result<(u64, Digest)> {
 /// A source that is hashed as it is read.
 pub(super) struct Hashing<R> {
     source: R,
-    hasher: Sha256,
+    hasher: Hasher,
     count: u64,
 }
 
@@ -291,14 +257,14 @@ impl<R: Read> Hashing<R> {
     pub(super) fn new(source: R) -> Self {
         Self {
             source,
-            hasher: Sha256::new(),
+            hasher: Hasher::new(),
             count: 0,
         }
     }
 
     /// Bytes read so far, and their digest.
     pub(super) fn finish(self) -> (u64, Digest) {
-        (self.count, Digest(self.hasher.finalize().into()))
+        (self.count, self.hasher.finish())
     }
 }
 

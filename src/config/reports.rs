@@ -1,0 +1,64 @@
+//! Reports in the tree that they tell of, the last five.
+
+use std::path::{Path, PathBuf};
+
+use super::ConfigError;
+use super::report::Report;
+use crate::files;
+
+/// Where reports are, below a root: `00001.json` and so on. Numbers, because routers that have just
+/// booted do not know the time.
+pub const REPORTS: &str = "etc/sysupgrade/reports";
+
+/// So many are kept.
+const KEPT: usize = 5;
+
+/// The longest report: [`super::MAX_ENTRIES`] entries with long names.
+const MAX_REPORT: u64 = 32 << 20;
+
+/// The last report of a tree.
+///
+/// # Errors
+/// When a report that is there cannot be read. One that makes no sense is none.
+pub fn latest(root: &Path) -> Result<Option<Report>, ConfigError> {
+    let Some(number) = report_numbers(root)?.pop() else {
+        return Ok(None);
+    };
+    let path = report_path(root, number);
+    let bytes = files::read_if_exists(&path, MAX_REPORT)?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// The number of the next report of a tree.
+pub(super) fn next(root: &Path) -> Result<u32, ConfigError> {
+    let last = report_numbers(root)?.pop();
+    Ok(last.unwrap_or(0).saturating_add(1))
+}
+
+/// Removes the oldest reports.
+pub(super) fn prune(root: &Path) -> Result<(), ConfigError> {
+    let numbers = report_numbers(root)?;
+    let surplus = numbers.len().saturating_sub(KEPT);
+    for number in &numbers[..surplus] {
+        files::remove_durably(&report_path(root, *number))?;
+    }
+    Ok(())
+}
+
+fn report_path(root: &Path, number: u32) -> PathBuf {
+    root.join(REPORTS).join(format!("{number:05}.json"))
+}
+
+/// Numbers of the reports that a tree has, ascending.
+fn report_numbers(root: &Path) -> Result<Vec<u32>, ConfigError> {
+    let dir = root.join(REPORTS);
+    if !files::is_dir(&dir) {
+        return Ok(Vec::new());
+    }
+    let mut numbers: Vec<u32> = files::list(&dir)?
+        .iter()
+        .filter_map(|name| name.to_str()?.strip_suffix(".json")?.parse().ok())
+        .collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
