@@ -12,7 +12,8 @@
 //! Doing it twice is doing it once. The archive, the old slot and its configuration are only read.
 //!
 //! When it cannot be done the slot is given up, with the reason on record, and the caller reboots
-//! into the old one.
+//! into the old one. **Exit code 22 of the command means: reboot.** Any other failure is one of a
+//! system that is not on trial; it goes on, since rebooting it would never end.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -47,10 +48,21 @@ pub enum FirstBoot {
 /// Why first boot did not work out.
 #[derive(Debug, Error)]
 pub enum FirstBootError {
-    /// The records or the boot state.
+    /// Boot state or records of a system that is not on trial, as far as can be known. It goes on: a
+    /// reboot would change nothing.
     #[error(transparent)]
     Machine(#[from] MachineError),
-    /// The configuration could not be brought over; the slot was given up.
+    /// On trial, and nothing could be decided. Reboot: the next try may do better, and tries are
+    /// counted.
+    #[error("the first boot of slot {slot} failed, reboot to try again or go back")]
+    Undecided {
+        /// The slot.
+        slot: String,
+        /// What went wrong.
+        #[source]
+        source: MachineError,
+    },
+    /// The configuration could not be brought over and the slot was given up. Reboot.
     #[error(
         "version {version} cannot take over the configuration, slot {slot} is given up: reboot to go back"
     )]
@@ -65,12 +77,6 @@ pub enum FirstBootError {
     },
 }
 
-impl From<DataError> for FirstBootError {
-    fn from(error: DataError) -> Self {
-        Self::Machine(error.into())
-    }
-}
-
 /// The story.
 ///
 /// # Errors
@@ -82,16 +88,28 @@ pub fn first_boot(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {
     let Standing::OnTrial(_) = state.standing(machine.running) else {
         return Ok(FirstBoot::Settled(trial::settle(machine, &state)?));
     };
-    let Some(installed) = machine.installed(machine.running)? else {
+    on_trial(machine).map_err(|error| match error {
+        FirstBootError::Machine(source) => FirstBootError::Undecided {
+            slot: machine.name(machine.running).to_owned(),
+            source,
+        },
+        decided => decided,
+    })
+}
+
+fn on_trial(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {
+    let Some(installed) = machine
+        .installed(machine.running)
+        .map_err(MachineError::from)?
+    else {
         return Ok(FirstBoot::AlreadyDone); // not our trial: somebody else's boot script counts it
     };
     match bring_over(machine, &installed) {
         Ok(done) => {
-            note_start(machine, installed, &done)?;
+            note_start(machine, installed, &done).map_err(MachineError::from)?;
             Ok(done)
         }
         Err(source) => {
-            let slot = machine.name(machine.running).to_owned();
             let reason = format!(
                 "its first boot could not take over the configuration: {}",
                 describe(&source)
@@ -99,7 +117,7 @@ pub fn first_boot(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {
             trial::go_back(machine, What::FirstBootFailed, &reason)?;
             Err(FirstBootError::GivenUp {
                 version: installed.version,
-                slot,
+                slot: machine.name(machine.running).to_owned(),
                 source,
             })
         }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sysupgrade_rs::board::Board;
 use sysupgrade_rs::files::trace::{self, Op};
+use sysupgrade_rs::first_boot::FirstBootError;
 use sysupgrade_rs::flash::{Device, FlashError, Written};
 use sysupgrade_rs::install::{self, Done, InstallError, Parts, Upgrade, Watch, Wish};
 use sysupgrade_rs::machine::Machine;
@@ -563,4 +564,28 @@ fn progress_counts_every_byte_once_in_each_phase() {
 #[test]
 fn the_built_in_board_is_the_one_in_the_repository() {
     Board::parse(board::VIRTUAL, "board/virtual.toml").unwrap();
+}
+
+#[test]
+fn records_that_are_damaged_do_not_keep_a_proven_system_from_running() {
+    let (world, image) = router();
+    install(&world, &image).unwrap();
+    let record = world.router.dir().join("data/sysupgrade-rs/slot-b.json");
+    let first_boot = |world: &World| sysupgrade_rs::first_boot::first_boot(&mut machine(world));
+    fs::write(&record, "{").unwrap();
+    // On trial nothing can be decided: another try, until they are used up.
+    for _ in 0..3 {
+        world.router.boot(|| Ok(true)).unwrap();
+        assert_eq!(world.router.running().unwrap(), Some(Slot::Second));
+        let error = first_boot(&world).unwrap_err();
+        assert!(matches!(error, FirstBootError::Undecided { .. }), "{error}");
+    }
+    world.router.boot(|| Ok(true)).unwrap();
+    assert_eq!(world.router.running().unwrap(), Some(Slot::First));
+    let error = first_boot(&world).unwrap_err();
+    assert!(
+        matches!(error, FirstBootError::Machine(_)),
+        "asks for a reboot: {error}"
+    );
+    install(&world, &image).unwrap();
 }

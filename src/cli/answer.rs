@@ -281,6 +281,10 @@ impl Answer {
     }
 }
 
+fn with_hint(message: &str, hint: &str) -> String {
+    format!("{}\n  {}", printable(message), printable(hint))
+}
+
 fn entry_line(entry: &Entry) -> String {
     format!("#{} {}", entry.number, printable(&entry.message))
 }
@@ -331,15 +335,14 @@ impl Failure {
             });
             return print(&format!("{document}\n"), self.code);
         }
-        if self.refusals.is_empty() {
-            complain(&printable(&self.message));
-        } else {
-            for refusal in &self.refusals {
-                complain(&format!(
-                    "{}\n  {}",
-                    printable(&refusal.message),
-                    printable(&refusal.hint)
-                ));
+        match &*self.refusals {
+            [] => complain(&printable(&self.message)),
+            // One refusal is the end of the message's chain; what stands before it is worth telling.
+            [one] => complain(&with_hint(&self.message, &one.hint)),
+            several => {
+                for refusal in several {
+                    complain(&with_hint(&refusal.message, &refusal.hint));
+                }
             }
         }
         self.code
@@ -361,6 +364,10 @@ impl From<InstallError> for Failure {
         failure.refusals = match error {
             InstallError::Refused(refusals) => refusals,
             InstallError::Image(error) => vec![error.refusal()],
+            InstallError::Unfinished { source, .. } => match *source {
+                InstallError::Image(error) => vec![error.refusal()],
+                _ => Vec::new(),
+            },
             _ => Vec::new(),
         };
         failure
@@ -400,7 +407,9 @@ impl From<FirstBootError> for Failure {
     fn from(error: FirstBootError) -> Self {
         match error {
             FirstBootError::Machine(error) => error.into(),
-            FirstBootError::GivenUp { .. } => Self::new(ExitCode::ConfigRefused, &error),
+            FirstBootError::Undecided { .. } | FirstBootError::GivenUp { .. } => {
+                Self::new(ExitCode::ConfigRefused, &error)
+            }
         }
     }
 }
