@@ -28,7 +28,7 @@
 //! time leaves U-Boot with the environment that is compiled into it. Boards with one copy are for
 //! boot loaders that were built so; a board that can have two should.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use byteorder::{ByteOrder, NativeEndian};
 
@@ -253,6 +253,22 @@ impl UbootEnv {
             .collect()
     }
 
+    /// All variables, those that say nothing of slots among them.
+    ///
+    /// # Errors
+    /// When no copy is whole, or a place cannot be opened.
+    pub fn variables(&self) -> Result<Environment, BootError> {
+        Ok(self.current()?.1)
+    }
+
+    /// The copy that counts, and where it is.
+    fn current(&self) -> Result<(PathBuf, Environment), BootError> {
+        let places = self.read(InPlace::open_read_only)?;
+        let (newest, copy) = Self::newest(&places)?;
+        let path = places[newest].medium.path().to_owned();
+        Ok((path, copy.environment.clone()))
+    }
+
     /// Opens and reads all places. A copy that cannot be read is as good as a damaged one: that
     /// there are two is for this.
     fn read(&self, open: fn(&Path) -> files::Result<InPlace>) -> Result<Vec<Place>, BootError> {
@@ -290,11 +306,9 @@ impl UbootEnv {
 
 impl Bootloader for UbootEnv {
     fn load(&mut self) -> Result<BootState, BootError> {
-        let places = self.read(InPlace::open_read_only)?;
-        let (newest, copy) = Self::newest(&places)?;
-        self.order.read(places[newest].medium.path(), |name| {
-            copy.environment.get(name).map(<[u8]>::to_vec)
-        })
+        let (path, environment) = self.current()?;
+        self.order
+            .read(&path, |name| environment.get(name).map(<[u8]>::to_vec))
     }
 
     fn store(&mut self, state: &BootState) -> Result<(), BootError> {
