@@ -137,7 +137,7 @@ fn bring_over(machine: &Machine, installed: &Installed) -> Result<FirstBoot, Con
     check_archive(&path, archive)?;
     let target = match &overlay {
         Some(overlay) => Target::Overlay(overlay),
-        None => return Err(ConfigError::NoOverlay),
+        None => Target::InPlace(&machine.root),
     };
     let new_root = machine.defaults().unwrap_or_else(|| machine.root.clone());
     let inputs = Inputs {

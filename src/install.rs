@@ -276,7 +276,7 @@ pub fn examine<R: Read>(
     for refusal in &plan.forced {
         watch.notice(format!("forced: {}", refusal.message));
     }
-    for notice in plan.keep.iter().flat_map(|keep| keep.notices()) {
+    for notice in plan.keep.iter().flat_map(KeepList::notices) {
         watch.notice(notice.to_string());
     }
     Ok((plan, image))
@@ -578,7 +578,7 @@ fn read_back(
 ) -> Result<(), InstallError> {
     watch.phase(Phase::ReadBack);
     let mut meter = Meter::new(watch, Phase::ReadBack, bytes);
-    for part in manifest.parts.iter() {
+    for part in &manifest.parts {
         let Some(device) = parts.get_mut(&part.slot_part) else {
             continue;
         };

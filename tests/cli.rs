@@ -594,6 +594,45 @@ fn a_backup_to_stdout_is_an_archive_and_nothing_else() -> Result {
 }
 
 #[test]
+fn what_was_backed_up_comes_back_and_what_an_archive_has_no_business_with_is_named() -> Result {
+    let site = Site::new()?;
+    let backup = site.path("backup.tar.gz");
+    let backup = backup.to_str().ok_or("a name")?;
+    let network = site.router.dir().join("etc/config/network");
+    assert_eq!(site.run(&["-b", backup])?.status.code(), Some(0));
+    fs::write(&network, "spoiled\n")?;
+    let output = site.run(&["-r", backup])?;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(fs::read_to_string(&network)?, "as edited\n");
+
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, content) in [
+        ("etc/config/network", "from afar\n"),
+        ("run/../../../outside", "x"),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.as_gnu_mut().ok_or("a GNU header")?.name[..name.len()]
+            .copy_from_slice(name.as_bytes());
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_cksum();
+        archive.append(&header, content.as_bytes())?;
+    }
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&archive.into_inner()?)?;
+    fs::write(backup, gzip.finish()?)?;
+    let output = site.run(&["-r", backup])?;
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(text(&output.stderr).contains("outside"), "{output:?}");
+    assert_eq!(fs::read_to_string(&network)?, "from afar\n");
+    assert!(!site.path("outside").exists() && !Path::new("/outside").exists());
+    Ok(())
+}
+
+#[test]
 fn without_a_board_everything_that_needs_one_is_exit_code_30() -> Result {
     let dir = tempfile::tempdir()?;
     let root = dir.path().to_str().ok_or("a name")?;

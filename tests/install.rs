@@ -116,11 +116,14 @@ fn reasons(error: InstallError) -> Vec<Reason> {
     }
 }
 
+/// The bytes that a medium was given.
+type Received = Rc<RefCell<Vec<u8>>>;
+
 /// A medium that remembers every byte it was given, a few at a time, as a slow chip takes them.
 #[derive(Default)]
 struct Recording {
     capacity: u64,
-    received: Rc<RefCell<Vec<u8>>>,
+    received: Received,
 }
 
 impl Device for Recording {
@@ -153,7 +156,7 @@ impl Device for Recording {
 }
 
 /// Two of them, and what they receive.
-fn recording() -> (Parts, BTreeMap<&'static str, Rc<RefCell<Vec<u8>>>>) {
+fn recording() -> (Parts, BTreeMap<&'static str, Received>) {
     let mut parts = Parts::new();
     let mut received = BTreeMap::new();
     for name in ["kernel", "root"] {
@@ -355,7 +358,7 @@ fn another_board_can_be_forced_and_a_signature_cannot() {
     let (world, _) = router();
     let image = world
         .image_with(&System::new(2), &|spec| {
-            spec.boards = vec!["other,board".into()]
+            spec.boards = vec!["other,board".into()];
         })
         .unwrap();
     let force = Wish {

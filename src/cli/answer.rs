@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::args::{Place, Settings};
+use crate::config::restore::Restored;
 use crate::config::{self, ConfigError};
 use crate::data::{DataError, Entry};
 use crate::doctor::Check;
@@ -272,6 +273,21 @@ impl Answer {
             json!({ "files": summary.files }),
         );
         answer.aside = matches!(to, Place::Standard);
+        answer
+    }
+
+    pub(super) fn restored(restored: &Restored) -> Self {
+        for notice in &restored.notices {
+            complain(&printable(&notice.to_string()));
+        }
+        let count = restored.paths.len();
+        let mut answer = Self::new(
+            format!("{count} files restored"),
+            json!({ "restored": to_value(&restored.paths), "notices": to_value(&restored.notices) }),
+        );
+        if restored.needs_review() {
+            answer.code = ExitCode::NeedsReview;
+        }
         answer
     }
 

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::config::archive;
 use crate::config::keep::KeepList;
+use crate::config::{archive, restore};
 use crate::data::What;
 use crate::files::{FileError, NewFile};
 use crate::first_boot::first_boot;
@@ -83,10 +83,7 @@ impl Session<'_> {
             Command::Test { image, choices } => self.test(&image, wish(choices, None)),
             Command::Plan { image, choices } => self.plan(&image, wish(choices, None)),
             Command::Backup { to } => self.backup(&to),
-            Command::Restore { .. } => Err(Failure::doing(
-                "restore",
-                &io::ErrorKind::Unsupported.into(),
-            )),
+            Command::Restore { from } => self.restore(&from),
             Command::List => Ok(Answer::kept(&KeepList::read(&self.root)?)),
             Command::Status => Ok(Answer::status(&status::status(&mut self.machine()?)?)),
             Command::FirstBoot => Ok(Answer::first_boot(&first_boot(&mut self.machine()?)?)),
@@ -258,6 +255,21 @@ impl Session<'_> {
             }
         };
         Ok(Answer::backed_up(to, &summary))
+    }
+
+    fn restore(&self, from: &Place) -> Result<Answer, Failure> {
+        let machine = self.machine().ok(); // nor does a restore
+        let defaults = machine.as_ref().and_then(Machine::defaults);
+        let restored = match from {
+            Place::Standard => {
+                restore::restore(&self.root, defaults.as_deref(), io::stdin().lock())?
+            }
+            Place::File(path) => {
+                let file = File::open(path).map_err(FileError::at("open", path))?;
+                restore::restore(&self.root, defaults.as_deref(), file)?
+            }
+        };
+        Ok(Answer::restored(&restored))
     }
 }
 

@@ -82,9 +82,6 @@ pub enum ConfigError {
         /// The bound.
         most: u64,
     },
-    /// The slot has no overlay to bring the configuration to.
-    #[error("this slot has no overlay")]
-    NoOverlay,
     /// A file became shorter while it was read into the archive.
     #[error("`{path}` changed while it was read; try again")]
     Changed {
