@@ -388,14 +388,15 @@ impl<R: Read> Verified<R> {
                 });
             }
         }
+        let mut rest = [0; 8 * TAR_BLOCK];
         let mut trailing = 0;
         loop {
-            let count = source.read_up_to(&mut block)?;
+            let count = source.read_up_to(&mut rest)?;
             trailing += count as u64;
             if trailing > MAX_TRAILING {
                 return Err(ImageError::Trailing { most: MAX_TRAILING });
             }
-            if count < TAR_BLOCK {
+            if count < rest.len() {
                 return Ok(());
             }
         }
