@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::config::report::ReportEntry;
+use crate::config::reports;
 use crate::data::{Entry, Installed, Stage};
 use crate::machine::{Machine, MachineError};
 use crate::slots::{Condition, Standing};
@@ -27,6 +29,9 @@ pub struct Status {
     /// What happened last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<Entry>,
+    /// Kept files over which the owner and the new version disagreed when it took over.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub review: Vec<ReportEntry>,
     /// What needs the owner's hand; empty when nothing does.
     pub to_do: Vec<String>,
 }
@@ -98,6 +103,17 @@ pub fn status(machine: &mut Machine) -> Result<Status, MachineError> {
         ),
     };
     let running_version = machine.running_version()?;
+    // Reports stay; only the one of this version's first boot is news. One that cannot be read is no
+    // reason to say nothing of the rest.
+    let report = reports::latest(&machine.root).ok().flatten();
+    let report = report.filter(|report| report.to == running_version);
+    let entries = report.map(|report| report.entries).unwrap_or_default();
+    let review: Vec<_> = entries
+        .into_iter()
+        .filter(|entry| !entry.conflicts.is_empty())
+        .collect();
+    let look =
+        (!review.is_empty()).then(|| format!("look at {} kept files, see review", review.len()));
     let other_installed = machine.installed(other)?;
     Ok(Status {
         board: machine.board.name.clone(),
@@ -123,7 +139,8 @@ pub fn status(machine: &mut Machine) -> Result<Status, MachineError> {
         tries_left,
         floor: machine.data.floor()?,
         last: machine.data.history()?.pop(),
-        to_do: to_do.into_iter().collect(),
+        review,
+        to_do: to_do.into_iter().chain(look).collect(),
     })
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::args::{Place, Settings};
+use crate::config::report::Winner;
 use crate::config::restore::Restored;
 use crate::config::{self, ConfigError};
 use crate::data::{DataError, Entry};
@@ -164,6 +165,17 @@ impl Answer {
         ];
         if let Some(last) = &status.last {
             lines.push(format!("last       {}", entry_line(last)));
+        }
+        for entry in &status.review {
+            let taken = match entry.conflicts.first().map(|conflict| conflict.resolved) {
+                Some(Winner::New) => "the new version's was taken",
+                _ => "yours was kept",
+            };
+            let path = printable(&entry.path.to_string());
+            lines.push(format!(
+                "review     /{path}: {}, {taken}",
+                entry.action.name()
+            ));
         }
         let nothing = ["nothing".to_owned()];
         let to_do: &[String] = if status.to_do.is_empty() {
