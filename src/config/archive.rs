@@ -365,7 +365,9 @@ pub fn inspect(source: impl Read) -> Result<(Bundle, Origin), ConfigError> {
     let mut seen = Vec::new();
     let mut notices = Vec::new();
     let mut own = None;
+    let mut content = 0;
     while let Some(member) = members.next().map_err(ConfigError::Read)? {
+        count_content(&mut content, &member)?;
         let path = path_of(&member)?;
         if own.is_some() {
             return Err(ConfigError::damaged(&path, "follows the bundle"));
@@ -421,6 +423,18 @@ pub fn inspect(source: impl Read) -> Result<(Bundle, Origin), ConfigError> {
     };
     bundle.check()?;
     Ok((bundle, origin))
+}
+
+/// Adds what a member announces to the sum of all; refuses more than [`MAX_CONTENT`].
+pub(super) fn count_content(sum: &mut u64, member: &Member) -> Result<(), ConfigError> {
+    *sum = sum.saturating_add(member.size);
+    if *sum > MAX_CONTENT {
+        return Err(ConfigError::TooMuch {
+            what: "size of the files in the archive in bytes",
+            most: MAX_CONTENT,
+        });
+    }
+    Ok(())
 }
 
 /// The name of a member; anything that leads out of the tree is refused.

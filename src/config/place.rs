@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::stage::{begin, copy};
+use super::stage::{begin, copy, set_owner};
 use super::tree::{self, Content, Entry, Kind, Meta};
 use super::{ConfigError, EntryPath};
 use crate::files;
@@ -29,7 +29,7 @@ pub(super) fn put(
     match &entry.content {
         Content::Dir => {
             files::make_dir(&place, meta.mode)?;
-            files::set_owner(&place, meta.uid, meta.gid)?;
+            set_owner(&place, meta)?;
             files::set_mode(&place, meta.mode)?;
             sync_parent(&place)
         }
@@ -49,7 +49,7 @@ pub(super) fn link(place: &Path, target: &[u8], meta: Meta) -> Result<(), Config
     let temporary = files::temporary_beside(place);
     files::remove_tree(&temporary)?;
     files::symlink(Path::new(OsStr::from_bytes(target)), &temporary)?;
-    files::set_owner(&temporary, meta.uid, meta.gid)?;
+    set_owner(&temporary, meta)?;
     files::rename(&temporary, place)?;
     sync_parent(place)
 }

@@ -198,7 +198,9 @@ impl Survey {
             has_bundle: false,
         };
         let mut number = 0;
+        let mut content = 0_u64;
         while let Some(member) = members.next().map_err(ConfigError::Read)? {
+            archive::count_content(&mut content, &member)?;
             survey.add(member, number);
             number += 1;
             if survey.items.len() + survey.notices.len() > 2 * MAX_ENTRIES {

@@ -74,7 +74,7 @@ impl Stage {
             return Ok(());
         };
         files::make_dir(&place, meta.mode)?;
-        Ok(files::set_owner(&place, meta.uid, meta.gid)?)
+        set_owner(&place, meta)
     }
 
     /// Writes an entry whose parents are made, with these permissions. The content must be what the
@@ -90,8 +90,7 @@ impl Stage {
             Content::Dir => self.make_dir(path, Some(entry.meta)),
             Content::Link { target } => {
                 files::symlink(Path::new(OsStr::from_bytes(target)), &place)?;
-                files::set_owner(&place, entry.meta.uid, entry.meta.gid)?;
-                Ok(())
+                set_owner(&place, entry.meta)
             }
             Content::File { size, sha256 } => {
                 let mut content = Hashing::new(&mut *source.content);
@@ -111,8 +110,24 @@ impl Stage {
 /// Begins a file that already belongs to its owner.
 pub(super) fn begin(place: &Path, meta: Meta) -> Result<NewFile, ConfigError> {
     let file = NewFile::create(place, meta.mode)?;
-    file.set_owner(meta.uid, meta.gid)?;
+    if may_give_away() {
+        file.set_owner(meta.uid, meta.gid)?;
+    }
     Ok(file)
+}
+
+/// Gives a link or directory to its owner.
+pub(super) fn set_owner(place: &Path, meta: Meta) -> Result<(), ConfigError> {
+    if may_give_away() {
+        files::set_owner(place, meta.uid, meta.gid)?;
+    }
+    Ok(())
+}
+
+/// Only root may. On a router this program is root; of a virtual one, everything belongs to whoever
+/// plays with it.
+fn may_give_away() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 /// Copies all of `content`; says which side failed.

@@ -484,3 +484,136 @@ impl<R: BufRead> Read for Gunzip<R> {
         Ok(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Meta = Meta {
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+    };
+
+    fn head(size: u64) -> Head {
+        Head {
+            meta: PLAIN,
+            modified: 0,
+            size,
+        }
+    }
+
+    fn one_file() -> Vec<u8> {
+        let mut tarball = Tarball::new(Vec::new());
+        let mut content = &b"content"[..];
+        tarball
+            .append(b"name", None, Kind::File, &head(7), &mut content)
+            .unwrap();
+        tarball.finish().unwrap()
+    }
+
+    fn names(bytes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let mut members = Members::new(bytes);
+        let mut names = Vec::new();
+        while let Some(member) = members.next()? {
+            names.push(member.name);
+        }
+        Ok(names)
+    }
+
+    #[test]
+    fn names_of_every_length_come_back() {
+        let mut tarball = Tarball::new(Vec::new());
+        let texts: Vec<Vec<u8>> = [1, 99, 100, 101, 511, 512, 4095]
+            .map(|n| vec![b'n'; n])
+            .into();
+        for text in &texts {
+            tarball
+                .append(text, Some(text), Kind::Link, &head(0), &mut io::empty())
+                .unwrap();
+        }
+        let bytes = tarball.finish().unwrap();
+        let mut members = Members::new(&*bytes);
+        for text in &texts {
+            let member = members.next().unwrap().unwrap();
+            assert_eq!(member.name, *text);
+            assert_eq!(member.kind, MemberKind::Link(text.clone()));
+        }
+        assert_eq!(members.next().unwrap(), None);
+    }
+
+    #[test]
+    fn an_archive_that_just_stops_is_an_error() {
+        let whole = one_file();
+        assert_eq!(names(&whole).unwrap(), [b"name"]);
+        for length in 0..whole.len() {
+            assert!(names(&whole[..length]).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn content_that_ends_early_is_no_member() {
+        let mut tarball = Tarball::new(Vec::new());
+        let mut content = &b"short"[..];
+        let appended = tarball.append(b"name", None, Kind::File, &head(6), &mut content);
+        assert!(matches!(appended, Err(AppendError::Short)));
+    }
+
+    #[test]
+    fn pax_headers_are_read_strictly() {
+        let pax = Pax::parse(b"15 path=etc/abc\n19 uid=4294967297\n20 mtime=17.123456\n");
+        assert!(pax.is_err(), "a length that is too short");
+        let pax = Pax::parse(b"16 path=etc/abc\n18 uid=4294967297\n18 mtime=17.12345\n").unwrap();
+        assert_eq!(pax.path.as_deref(), Some(&b"etc/abc"[..]));
+        assert_eq!((pax.uid, pax.mtime), (Some(4_294_967_297), Some(17)));
+        for wrong in [
+            &b"x path=a\n"[..],
+            b"9 path=a",
+            b"99 path=a\n",
+            b"0 path=a\n",
+            b"7 path\n",
+            b"11 size=-1\n",
+            b"18446744073709551616 a=b\n",
+        ] {
+            assert!(Pax::parse(wrong).is_err(), "{}", wrong.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn name_records_have_a_bound() {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::GNULongName);
+        header.set_size(MAX_NAME + 1);
+        header.set_cksum();
+        let error = Members::new(header.as_bytes().as_slice())
+            .next()
+            .unwrap_err();
+        assert!(error.to_string().contains("4096 are the most"), "{error}");
+    }
+
+    #[test]
+    fn unpacking_has_a_bound_and_an_end() {
+        let gzip = |bytes: &[u8]| {
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        let unpack = |bytes: &[u8], most, strict| {
+            let mut gunzip = Gunzip::new(bytes, most, strict);
+            let mut plain = Vec::new();
+            gunzip.read_to_end(&mut plain)?;
+            Ok::<_, io::Error>((plain, gunzip.has_trailing_bytes()))
+        };
+        let zeros = vec![0; 1000];
+        let packed = gzip(&zeros);
+        assert_eq!(unpack(&packed, 1000, true).unwrap(), (zeros.clone(), false));
+        assert!(unpack(&packed, 999, true).is_err(), "more than is allowed");
+        let twice = [packed.as_slice(), &packed].concat();
+        assert!(unpack(&twice, 9999, true).is_err(), "one member");
+        assert_eq!(unpack(&twice, 9999, false).unwrap().0.len(), 2000);
+        let garbage = [packed.as_slice(), b"garbage"].concat();
+        assert!(unpack(&garbage, 9999, true).is_err(), "nothing after it");
+        assert_eq!(unpack(&garbage, 9999, false).unwrap(), (zeros, true));
+    }
+}
