@@ -612,10 +612,10 @@ fn an_archive_is_verified_against_its_own_bundle() {
             },
         ),
         ("members in another order", "stands where", |members| {
-            members.swap(0, 1)
+            members.swap(0, 1);
         }),
         ("a member twice", "stands where", |members| {
-            members.insert(0, members[0].clone())
+            members.insert(0, members[0].clone());
         }),
         ("other content", "is not what the bundle says", |members| {
             members[1].1 = b"MORE\n".to_vec();
@@ -629,10 +629,10 @@ fn an_archive_is_verified_against_its_own_bundle() {
             members[0].0.set_mode(0o777);
         }),
         ("another owner", "is not what the bundle says", |members| {
-            members[0].0.set_uid(4711)
+            members[0].0.set_uid(4711);
         }),
         ("a device", "", |members| {
-            members[0].0.set_entry_type(tar::EntryType::Char)
+            members[0].0.set_entry_type(tar::EntryType::Char);
         }),
         (
             "a member after the bundle",
