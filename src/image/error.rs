@@ -6,7 +6,7 @@ use std::io;
 use thiserror::Error;
 
 use crate::digest::Digest;
-use crate::report::{Reason, Refusal, printable};
+use crate::report::{Reason, Refusal};
 use crate::trust::TrustError;
 use crate::trust::usign::UsignError;
 
@@ -211,6 +211,9 @@ impl ImageError {
     }
 
     fn hint(&self) -> &'static str {
+        if let Self::Manifest { .. } | Self::Table { .. } = self {
+            return "it was signed like this, downloading it again will not help: tell its maker";
+        }
         match self.reason() {
             Reason::SourceFailed => "check the medium or the connection, and try again",
             Reason::NotAnImage => "use an image made by sysupgrade-pack",
@@ -241,11 +244,6 @@ impl From<ImageError> for io::Error {
         };
         Self::new(kind, error)
     }
-}
-
-/// A name from an image, for a message.
-pub(super) fn shown(name: &str) -> String {
-    printable(name)
 }
 
 /// An error and what caused it, on one line.

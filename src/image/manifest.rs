@@ -29,9 +29,10 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::blocks::{self, DEFLATE_OVERHEAD, MAX_TABLE};
-use super::error::{ImageError, shown};
+use super::error::ImageError;
 use super::{CONFIG, CONTROL};
 use crate::digest::Digest;
+use crate::report::printable;
 
 /// The format this program reads and writes.
 const FORMAT: u64 = 1;
@@ -194,7 +195,7 @@ impl Manifest {
         while let Some(table) = members.next() {
             let part = members
                 .next()
-                .ok_or_else(|| format!("`{}` has no part after it", shown(&table.name)))?;
+                .ok_or_else(|| format!("`{}` has no part after it", printable(&table.name)))?;
             parts.push(part.into_part(table.into_member(MAX_TABLE)?)?);
         }
         check_parts(&parts)?;
@@ -243,7 +244,7 @@ impl Manifest {
 
 fn bad(problem: impl Into<String>) -> ImageError {
     ImageError::Manifest {
-        problem: shown(&problem.into()),
+        problem: printable(&problem.into()),
     }
 }
 
@@ -266,7 +267,7 @@ fn check_format(bytes: &[u8]) -> Result<(), ImageError> {
     match probe.hash {
         Some(hash) if hash != HASH => Err(ImageError::UnknownFormat {
             field: "hash",
-            found: shown(&hash),
+            found: printable(&hash),
             wanted: HASH,
         }),
         _ => Ok(()),
@@ -282,7 +283,7 @@ fn check_board(board: &str) -> Result<(), String> {
     }
     Err(format!(
         "board `{}`: 1 to {MAX_NAME} letters, digits and , . _ + - only",
-        shown(board)
+        printable(board)
     ))
 }
 
@@ -293,7 +294,7 @@ fn check_version(version: &str) -> Result<(), String> {
     }
     Err(format!(
         "version `{}`: 1 to {MAX_NAME} printable ASCII characters only",
-        shown(version)
+        printable(version)
     ))
 }
 
@@ -302,7 +303,10 @@ fn check_compat(compat: &str) -> Result<(), String> {
         |text: &str| (1..=9).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     match compat.split_once('.') {
         Some((major, minor)) if number(major) && number(minor) => Ok(()),
-        _ => Err(format!("compat `{}` is not of the form 1.0", shown(compat))),
+        _ => Err(format!(
+            "compat `{}` is not of the form 1.0",
+            printable(compat)
+        )),
     }
 }
 
@@ -315,7 +319,7 @@ fn check_name(field: &str, name: &str) -> Result<(), String> {
     }
     Err(format!(
         "{field} `{}`: 1 to {MAX_NAME} lower-case letters, digits and . _ - only",
-        shown(name)
+        printable(name)
     ))
 }
 
@@ -400,7 +404,7 @@ impl WireMember {
             extensions: Extensions,
         } = self
         else {
-            return Err(format!("`{}` has keys of a part", shown(&self.name)));
+            return Err(format!("`{}` has keys of a part", printable(&self.name)));
         };
         if name != CONTROL {
             check_name("name", &name)?;
@@ -499,13 +503,13 @@ impl<'de> Visitor<'de> for Extensions {
             if !key.starts_with("x-") {
                 return Err(A::Error::custom(format_args!(
                     "unknown key `{}`",
-                    shown(&key)
+                    printable(&key)
                 )));
             }
             if let Some(twice) = seen.replace(key) {
                 return Err(A::Error::custom(format_args!(
                     "key `{}` twice",
-                    shown(&twice)
+                    printable(&twice)
                 )));
             }
         }

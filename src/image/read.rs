@@ -10,11 +10,12 @@ use std::io::{self, Read};
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::blocks::{BlockTable, Entry};
-use super::error::{ImageError, shown};
+use super::error::ImageError;
 use super::header::{self, Fields, Kind, TAR_BLOCK};
 use super::manifest::{Encoding, Manifest, MemberInfo, PartInfo};
 use super::{MANIFEST, MAX_MANIFEST, MAX_SIGNATURES, MAX_TRAILING, SIGNATURES, directory};
 use crate::digest::{Digest, Hasher};
+use crate::report::printable;
 use crate::trust::Trust;
 use crate::trust::usign::{KeyId, Signature};
 
@@ -90,7 +91,7 @@ impl<R: Read> Source<R> {
         let found = fields.name.strip_prefix(directory);
         if fields.kind != Kind::File || found != Some(name) {
             return Err(ImageError::UnexpectedMember {
-                found: shown(&fields.name),
+                found: printable(&fields.name),
                 wanted: name.to_owned(),
             });
         }
@@ -208,7 +209,7 @@ impl<R: Read> Unverified<R> {
         let wanted = manifest.boards.first().map(|board| directory(board));
         if wanted.as_ref() != Some(&self.directory) {
             return Err(ImageError::UnexpectedMember {
-                found: shown(&self.directory),
+                found: printable(&self.directory),
                 wanted: wanted.unwrap_or_default(),
             });
         }
@@ -246,7 +247,10 @@ fn read_directory<R: Read>(source: &mut Source<R>) -> Result<String, ImageError>
     let slashes = name.bytes().filter(|byte| *byte == b'/').count();
     if kind != Kind::Directory || !name.ends_with('/') || slashes != 1 || size != 0 {
         return Err(ImageError::NotAnImage {
-            problem: format!("it begins with `{}` and not with a directory", shown(&name)),
+            problem: format!(
+                "it begins with `{}` and not with a directory",
+                printable(&name)
+            ),
         });
     }
     Ok(name)
@@ -383,7 +387,7 @@ impl<R: Read> Verified<R> {
                 let fields =
                     header::parse(&block).map_err(|problem| source.damaged(END, problem))?;
                 return Err(ImageError::UnexpectedMember {
-                    found: shown(&fields.name),
+                    found: printable(&fields.name),
                     wanted: END.to_owned(),
                 });
             }
@@ -469,7 +473,7 @@ impl<'a, R: Read> ConfigReader<'a, R> {
     /// # Errors
     /// [`ImageError`].
     pub fn skip(&mut self) -> Result<(), ImageError> {
-        let mut bytes = [0; TAR_BLOCK];
+        let mut bytes = [0; 16 * TAR_BLOCK];
         while self.next(&mut bytes)? > 0 {}
         Ok(())
     }

@@ -234,6 +234,43 @@ fn values_of_the_wrong_kind_or_size_are_refused() {
 }
 
 #[test]
+fn no_slip_in_a_signed_manifest_lets_wrong_bytes_out() {
+    let mut good = Pieces::of_good(Encoding::Plain);
+    let text = good.member("manifest.json").clone();
+    for at in 0..text.len() {
+        for slip in [
+            None,
+            Some(b'"'),
+            Some(b'}'),
+            Some(b'0'),
+            Some(b'9'),
+            Some(0),
+        ] {
+            let mut text = text.clone();
+            text.splice(at..=at, slip);
+            let image = good.clone().set_manifest(text).image();
+            // Accepted or not: `refusal` compares all that comes out with the truth.
+            let found = refusal(&image, &trust_one()).map(|error| error.reason());
+            assert!(
+                matches!(
+                    found,
+                    None | Some(Reason::Damaged | Reason::UnknownFormat | Reason::BelowFloor)
+                ),
+                "byte {at} as {slip:?}: {found:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn whoever_signs_nonsense_is_told_and_not_sent_to_download_it_again() {
+    let error = lie(|manifest| manifest["version"] = json!("")).unwrap();
+    let refusal = error.refusal();
+    assert_eq!(refusal.reason, Reason::Damaged);
+    assert!(refusal.hint.contains("tell its maker"), "{}", refusal.hint);
+}
+
+#[test]
 fn a_part_that_contradicts_itself_is_refused() {
     let digest = Digest::of(b"another").to_string();
     for (name, values) in [
