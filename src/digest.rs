@@ -1,7 +1,7 @@
 //! SHA-256 digests as values.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -95,6 +95,55 @@ impl Write for Hasher {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// A reader or writer that digests what goes through it.
+#[derive(Debug)]
+pub struct Hashing<T> {
+    inner: T,
+    hasher: Hasher,
+    count: u64,
+}
+
+impl<T> Hashing<T> {
+    /// Around `inner`.
+    pub fn new(inner: T) -> Self {
+        Self {
+            inner,
+            hasher: Hasher::new(),
+            count: 0,
+        }
+    }
+
+    /// What it was around, the bytes that went through, and their digest.
+    pub fn finish(self) -> (T, u64, Digest) {
+        (self.inner, self.count, self.hasher.finish())
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.count += bytes.len() as u64;
+    }
+}
+
+impl<T: Read> Read for Hashing<T> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(bytes)?;
+        self.take(&bytes[..count]);
+        Ok(count)
+    }
+}
+
+impl<T: Write> Write for Hashing<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.take(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 

@@ -22,27 +22,30 @@
 //! There is no journal: the boot state says how far it got, and the medium itself which blocks are
 //! right. Any error after step 5, and a signal, leaves things as a power cut there would.
 
+mod error;
+mod plan;
+mod watch;
+
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{self, Read};
 use std::time::Duration;
 
-use thiserror::Error;
-
-use crate::boot::BootError;
-
+use crate::config::archive;
 use crate::config::keep::KeepList;
-use crate::config::{ConfigError, archive};
-use crate::data::{ArchiveRef, DataError, Installed, Stage, What};
-use crate::digest::Hasher;
-use crate::files::{self, FileError};
+use crate::data::{ArchiveRef, Installed, Stage, What};
+use crate::digest::{Hasher, Hashing};
+use crate::files;
 use crate::flash::{Device, FlashError, Written};
 use crate::image::{ImageError, Manifest, Member, PartInfo, Unverified, Verified};
-use crate::machine::{Lock, Machine, MachineError};
-use crate::report::{Event, ExitCode, Phase, Reason, Refusal};
-use crate::slots::{Standing, TransitionError};
+use crate::machine::{Lock, Machine};
+use crate::report::Phase;
 use crate::trust::Trust;
+
+pub use error::{InstallError, describe};
+pub use plan::Plan;
+use plan::plan;
+use watch::Meter;
+pub use watch::Watch;
 
 /// The opened media of the target slot, by part name.
 pub type Parts = BTreeMap<String, Box<dyn Device>>;
@@ -58,19 +61,6 @@ pub struct Wish {
     pub confirm_within: Option<Duration>,
 }
 
-/// What step 4 found out.
-#[derive(Debug)]
-pub struct Plan {
-    /// What will be in the target slot.
-    pub installed: Installed,
-    /// Bytes of all parts together.
-    pub bytes: u64,
-    /// The files to carry; `None` without configuration.
-    pub keep: Option<KeepList>,
-    /// Rules that said no and were overridden by force.
-    pub forced: Vec<Refusal>,
-}
-
 /// What an install did.
 #[derive(Clone, Debug)]
 pub struct Done {
@@ -82,117 +72,6 @@ pub struct Done {
     pub written: Written,
     /// Files carried over.
     pub kept: u64,
-}
-
-/// Why an upgrade ended.
-#[derive(Debug, Error)]
-pub enum InstallError {
-    /// Rules that said no; nothing was written.
-    #[error("{}", list(.0))]
-    Refused(Vec<Refusal>),
-    /// The image.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// Boot state, records or lock.
-    #[error(transparent)]
-    Machine(#[from] MachineError),
-    /// The configuration could not be saved.
-    #[error("the configuration cannot be saved")]
-    Config(#[from] ConfigError),
-    /// Between image and medium.
-    #[error("cannot copy")]
-    Copy(#[source] io::Error),
-    /// A medium of the target.
-    #[error("part {part} of slot {slot}")]
-    Flash {
-        /// Name of the part.
-        part: String,
-        /// The target.
-        slot: String,
-        /// What failed.
-        #[source]
-        source: FlashError,
-    },
-    /// What was written is not what the medium gives back.
-    #[error(
-        "part {part} of slot {slot} reads back different from what was written: the medium is failing"
-    )]
-    ReadBack {
-        /// Name of the part.
-        part: String,
-        /// The target.
-        slot: String,
-    },
-    /// The archive of the configuration, likewise.
-    #[error(
-        "the configuration archive reads back different from what was written: the medium is failing"
-    )]
-    ArchiveReadBack,
-    /// A signal, or the caller is gone.
-    #[error("stopped on request")]
-    Stopped,
-    /// Any of these after step 5.
-    #[error("slot {slot} is unfinished and will not be booted, the running system is unharmed")]
-    Unfinished {
-        /// The target.
-        slot: String,
-        /// What happened.
-        #[source]
-        source: Box<InstallError>,
-    },
-}
-
-fn list(refusals: &[Refusal]) -> String {
-    refusals
-        .iter()
-        .map(|refusal| refusal.message.as_str())
-        .collect::<Vec<_>>()
-        .join("; ")
-}
-
-impl From<DataError> for InstallError {
-    fn from(error: DataError) -> Self {
-        Self::Machine(error.into())
-    }
-}
-
-impl From<FileError> for InstallError {
-    fn from(error: FileError) -> Self {
-        Self::Machine(error.into())
-    }
-}
-
-impl From<BootError> for InstallError {
-    fn from(error: BootError) -> Self {
-        Self::Machine(error.into())
-    }
-}
-
-impl InstallError {
-    /// The exit code that tells a caller.
-    #[must_use]
-    pub fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Refused(refusals) => refusals
-                .first()
-                .map_or(ExitCode::Failed, |first| first.reason.exit_code()),
-            Self::Image(error) => error.reason().exit_code(),
-            Self::Machine(MachineError::Busy { .. }) => ExitCode::Busy,
-            Self::Machine(MachineError::Boot(_)) => ExitCode::BoardUnreadable,
-            Self::Config(_) => ExitCode::ConfigRefused,
-            Self::Flash {
-                source: FlashError::TooLarge { .. },
-                ..
-            } => ExitCode::DoesNotFit,
-            Self::Unfinished { source, .. } => source.exit_code(),
-            Self::Machine(_)
-            | Self::Copy(_)
-            | Self::Flash { .. }
-            | Self::ReadBack { .. }
-            | Self::ArchiveReadBack
-            | Self::Stopped => ExitCode::Failed,
-        }
-    }
 }
 
 /// An upgrade that is asked for, with all that it needs, opened.
@@ -221,34 +100,49 @@ pub fn install(upgrade: &mut Upgrade<'_>, image: impl Read) -> Result<Done, Inst
     let (plan, image) = match examine(upgrade, image) {
         Ok(good) => good,
         Err(error) => {
-            record(upgrade.machine, What::Refused, None, &error);
+            record(upgrade.machine, What::Refused, None, describe(&error));
             return Err(error);
         }
     };
-    let target = upgrade.machine.target();
-    let slot = upgrade.machine.name(target).to_owned();
     let version = plan.installed.version.clone();
     match write(upgrade, image, plan) {
         Ok(done) => {
-            let message = format!("version {version} is in slot {slot} and boots next, on trial");
-            upgrade
-                .machine
-                .note(What::Installed, target, Some(&version), &message)?;
+            let message = format!(
+                "version {version} is in slot {} and boots next, on trial",
+                done.slot
+            );
+            record(upgrade.machine, What::Installed, Some(&version), message);
             Ok(done)
         }
         Err(error) => {
-            record(upgrade.machine, What::InstallFailed, Some(&version), &error);
-            Err(InstallError::Unfinished {
-                slot,
-                source: Box::new(error),
-            })
+            record(
+                upgrade.machine,
+                What::InstallFailed,
+                Some(&version),
+                describe(&error),
+            );
+            Err(hold(upgrade.machine, error))
         }
     }
 }
 
-/// Notes a failure. The failure itself matters more than its record, and may be why that fails too.
-fn record(machine: &Machine, what: What, version: Option<&str>, error: &InstallError) {
-    if let Err(error) = machine.note(what, machine.target(), version, &describe(error)) {
+/// The target is not to boot, whatever happened; not even if it was the commit that failed, of which
+/// nobody knows how much has landed.
+fn hold(machine: &mut Machine, error: InstallError) -> InstallError {
+    let (running, slot) = (machine.running, machine.name(machine.target()).to_owned());
+    let source = Box::new(error);
+    match machine.transit(|state| state.begin_install(running)) {
+        Ok(_) => InstallError::Unfinished { slot, source },
+        Err(error) => {
+            log::debug!("{}", describe(&error));
+            InstallError::Unknown { slot, source }
+        }
+    }
+}
+
+/// Adds to the history. What happened matters more than its record, and may be why that fails.
+fn record(machine: &Machine, what: What, version: Option<&str>, message: String) {
+    if let Err(error) = machine.note(what, machine.target(), version, &message) {
         log::debug!("{}", describe(&error));
     }
 }
@@ -301,171 +195,6 @@ pub fn test(upgrade: &mut Upgrade<'_>, image: impl Read) -> Result<Plan, Install
     }
     image.finish()?;
     Ok(plan)
-}
-
-/// Step 4: all rules, so that whoever is refused learns everything at once.
-fn plan(
-    machine: &mut Machine,
-    manifest: &Manifest,
-    parts: &Parts,
-    wish: &Wish,
-) -> Result<Plan, InstallError> {
-    let mut refusals = Vec::new();
-    refusals.extend(wrong_board(machine, manifest));
-    refusals.extend(unready(machine)?);
-    refusals.extend(unfit(machine, manifest, parts));
-    let keep = match wish.keep {
-        true => Some(KeepList::read(&machine.root)?),
-        false => None,
-    };
-    if let Some(keep) = &keep {
-        refusals.extend(no_space(machine, keep)?);
-    }
-    let (forced, refusals): (Vec<_>, Vec<_>) = refusals
-        .into_iter()
-        .partition(|r| wish.force && r.forceable);
-    if !refusals.is_empty() {
-        return Err(InstallError::Refused(refusals));
-    }
-    Ok(Plan {
-        installed: Installed {
-            version: manifest.version.clone(),
-            security: manifest.security,
-            stage: Stage::Writing,
-            note: None,
-            from_version: Some(machine.running_version()?),
-            archive: None,
-            confirm_within: wish
-                .confirm_within
-                .unwrap_or(machine.board.boot.confirm_within)
-                .as_secs(),
-        },
-        bytes: manifest.parts.iter().map(|part| part.raw_size).sum(),
-        keep,
-        forced,
-    })
-}
-
-fn wrong_board(machine: &Machine, manifest: &Manifest) -> Option<Refusal> {
-    let ours = &machine.board.compatible;
-    if manifest.boards.iter().any(|name| ours.contains(name)) {
-        return None;
-    }
-    let (found, wanted) = (manifest.boards.join(", "), ours.join(", "));
-    Some(Refusal {
-        reason: Reason::WrongBoard,
-        message: format!("the image is for board {found}, this is {wanted}"),
-        found,
-        wanted,
-        hint: "get the image for this board; -F installs it all the same".into(),
-        forceable: true,
-    })
-}
-
-/// The boot state must allow an install: the running slot proven, and the one that would be running.
-fn unready(machine: &mut Machine) -> Result<Option<Refusal>, InstallError> {
-    let state = machine.boot.load()?;
-    let running = machine.name(machine.running).to_owned();
-    Ok(match state.begin_install(machine.running) {
-        Ok(_) => None,
-        Err(TransitionError::OnTrial) => Some(Refusal {
-            reason: Reason::OnTrial,
-            message: format!(
-                "slot {running} is still on trial: another upgrade now would leave no proven system"
-            ),
-            found: format!("slot {running}: {}", state.condition(machine.running)),
-            wanted: format!("slot {running}: good"),
-            hint: "run `sysupgrade-rs confirm` or `sysupgrade-rs rollback` first".into(),
-            forceable: false,
-        }),
-        Err(_) => Some(Refusal {
-            reason: Reason::SlotContradiction,
-            message: format!(
-                "slot {running} runs, but the boot environment would boot slot {}",
-                machine.name(state.boot().0)
-            ),
-            found: format!("running: {running}"),
-            wanted: format!("running: {}", machine.name(state.boot().0)),
-            hint: match state.standing(machine.running) {
-                Standing::Leaving => "reboot first, or run `sysupgrade-rs rollback` to stay here",
-                Standing::GivenUp => "this system was given up: reboot to go back",
-                _ => "run `sysupgrade-rs doctor`",
-            }
-            .into(),
-            forceable: false,
-        }),
-    })
-}
-
-/// The image's parts must be those of the slot, and fit.
-fn unfit(machine: &Machine, manifest: &Manifest, parts: &Parts) -> Vec<Refusal> {
-    let target = machine.name(machine.target());
-    let mut names: Vec<&str> = manifest
-        .parts
-        .iter()
-        .map(|part| part.slot_part.as_str())
-        .collect();
-    names.sort_unstable();
-    if !parts.keys().map(String::as_str).eq(names.iter().copied()) {
-        let found = names.join(", ");
-        let wanted = parts
-            .keys()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(", ");
-        return vec![Refusal {
-            reason: Reason::WrongParts,
-            message: format!("the image has the parts {found}, a slot of this board has {wanted}"),
-            found,
-            wanted,
-            hint: "the image was built for another storage layout".into(),
-            forceable: false,
-        }];
-    }
-    let too_large = |part: &PartInfo| {
-        let capacity = parts.get(&part.slot_part)?.capacity();
-        (part.raw_size > capacity).then(|| Refusal {
-            reason: Reason::TooLarge,
-            message: format!(
-                "part {} has {} bytes, slot {target} has room for {capacity}",
-                part.slot_part, part.raw_size
-            ),
-            found: part.raw_size.to_string(),
-            wanted: format!("at most {capacity}"),
-            hint: "a smaller image is needed".into(),
-            forceable: false,
-        })
-    };
-    manifest.parts.iter().filter_map(too_large).collect()
-}
-
-/// The archive must fit into the data directory, with something left.
-fn no_space(machine: &Machine, keep: &KeepList) -> Result<Option<Refusal>, InstallError> {
-    /// Left free for records and for the file system's own needs.
-    const RESERVE: u64 = 64 << 10;
-    let existing = machine
-        .data
-        .dir()
-        .ancestors()
-        .find(|dir| files::is_dir(dir));
-    let free = files::free_space(existing.unwrap_or(&machine.root))?;
-    let sizes = keep
-        .paths()
-        .map(|path| fs::symlink_metadata(machine.root.join(path.as_path())));
-    let need = sizes
-        .flatten()
-        .fold(RESERVE, |sum, metadata| sum.saturating_add(metadata.len()));
-    Ok((need > free).then(|| Refusal {
-        reason: Reason::NoSpace,
-        message: format!(
-            "the kept configuration may need {need} bytes in {}, {free} are free",
-            machine.data.dir().display()
-        ),
-        found: free.to_string(),
-        wanted: format!("at least {need}"),
-        hint: "free some space, or shorten the keep list".into(),
-        forceable: false,
-    }))
 }
 
 /// Steps 5 to 9.
@@ -628,7 +357,7 @@ fn save_configuration(
     };
     let mut file = Hashing::new(machine.data.new_archive(slot)?);
     let summary = archive::write(&mut file, &source)?;
-    let (file, written) = file.finish();
+    let (file, size, sha256) = file.finish();
     file.commit()?;
     for notice in &summary.notices {
         watch.notice(notice.to_string());
@@ -636,10 +365,11 @@ fn save_configuration(
 
     let mut file = Hashing::new(machine.data.open_archive(slot)?);
     archive::verify(&mut file)?;
-    if file.finish().1 != written {
+    let (_, found_size, found_sha256) = file.finish();
+    if (found_size, found_sha256) != (size, sha256) {
         return Err(InstallError::ArchiveReadBack);
     }
-    Ok((Some(written), summary.files))
+    Ok((Some(ArchiveRef { size, sha256 }), summary.files))
 }
 
 /// The rest of step 8: what an earlier life of the target left in its overlay must not show through
@@ -661,168 +391,4 @@ fn source_error(error: io::Error, watch: &Watch<'_>) -> InstallError {
         return InstallError::Stopped;
     }
     ImageError::from_io(error).map_or_else(InstallError::Copy, InstallError::Image)
-}
-
-/// An error with all its sources, on one line.
-#[must_use]
-pub fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
-}
-
-/// Who is told, and whether to go on.
-pub struct Watch<'a> {
-    /// Called for every event.
-    pub tell: &'a mut dyn FnMut(Event),
-    /// Set by a signal.
-    pub stop: &'a AtomicBool,
-}
-
-impl Watch<'_> {
-    fn phase(&mut self, phase: Phase) {
-        (self.tell)(Event::Phase(phase));
-    }
-
-    fn notice(&mut self, text: String) {
-        (self.tell)(Event::Notice(text));
-    }
-
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    fn check(&self) -> Result<(), InstallError> {
-        if self.stopped() {
-            Err(InstallError::Stopped)
-        } else {
-            Ok(())
-        }
-    }
-}
-
-/// Counts the bytes of a phase, reports them, and ends the copy when asked to stop.
-struct Meter<'w, 'a> {
-    watch: &'w mut Watch<'a>,
-    phase: Phase,
-    part: String,
-    done: u64,
-    total: u64,
-}
-
-impl<'w, 'a> Meter<'w, 'a> {
-    fn new(watch: &'w mut Watch<'a>, phase: Phase, total: u64) -> Self {
-        Self {
-            watch,
-            phase,
-            part: String::new(),
-            done: 0,
-            total,
-        }
-    }
-
-    /// The reader or writer that the bytes go through.
-    fn on<'m, T>(&'m mut self, inner: T) -> Metered<'m, 'w, 'a, T> {
-        Metered { meter: self, inner }
-    }
-
-    fn count(&mut self, bytes: usize) {
-        self.done += bytes as u64;
-        let (phase, part, done, total) = (self.phase, self.part.clone(), self.done, self.total);
-        (self.watch.tell)(Event::Progress {
-            phase,
-            part,
-            done,
-            total,
-        });
-    }
-
-    fn go_on(&self) -> io::Result<()> {
-        if self.watch.stopped() {
-            Err(io::Error::other("stopped on request"))
-        } else {
-            Ok(())
-        }
-    }
-}
-
-struct Metered<'m, 'w, 'a, T> {
-    meter: &'m mut Meter<'w, 'a>,
-    inner: T,
-}
-
-impl<T: Read> Read for Metered<'_, '_, '_, T> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.meter.go_on()?;
-        let count = self.inner.read(bytes)?;
-        self.meter.count(count);
-        Ok(count)
-    }
-}
-
-impl<T: Write> Write for Metered<'_, '_, '_, T> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.meter.go_on()?;
-        let count = self.inner.write(bytes)?;
-        self.meter.count(count);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-/// A reader or writer that digests what goes through it.
-struct Hashing<W> {
-    inner: W,
-    hasher: Hasher,
-    size: u64,
-}
-
-impl<W> Hashing<W> {
-    fn new(inner: W) -> Self {
-        Self {
-            inner,
-            hasher: Hasher::new(),
-            size: 0,
-        }
-    }
-
-    fn finish(self) -> (W, ArchiveRef) {
-        (
-            self.inner,
-            ArchiveRef {
-                size: self.size,
-                sha256: self.hasher.finish(),
-            },
-        )
-    }
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(bytes)?;
-        self.hasher.update(&bytes[..count]);
-        self.size += count as u64;
-        Ok(count)
-    }
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.inner.write(bytes)?;
-        self.hasher.update(&bytes[..count]);
-        self.size += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }

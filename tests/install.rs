@@ -13,13 +13,14 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sysupgrade_rs::board::Board;
+use sysupgrade_rs::boot::{BootError, Bootloader};
 use sysupgrade_rs::files::trace::{self, Op};
 use sysupgrade_rs::first_boot::FirstBootError;
 use sysupgrade_rs::flash::{Device, FlashError, Written};
 use sysupgrade_rs::install::{self, Done, InstallError, Parts, Upgrade, Watch, Wish};
 use sysupgrade_rs::machine::Machine;
 use sysupgrade_rs::report::{Event, ExitCode, Phase, Reason};
-use sysupgrade_rs::slots::{Condition, Slot};
+use sysupgrade_rs::slots::{BootState, Condition, Slot};
 use sysupgrade_rs::{board, system};
 
 use world::snapshot::Snapshot;
@@ -591,4 +592,41 @@ fn records_that_are_damaged_do_not_keep_a_proven_system_from_running() {
         "asks for a reboot: {error}"
     );
     install(&world, &image).unwrap();
+}
+
+/// A boot environment that fails to say that a commit has landed.
+struct Forgetful(Box<dyn Bootloader>);
+
+impl Bootloader for Forgetful {
+    fn load(&mut self) -> Result<BootState, BootError> {
+        self.0.load()
+    }
+
+    fn store(&mut self, state: &BootState) -> Result<(), BootError> {
+        self.0.store(state)?;
+        match state.condition(Slot::Second) {
+            Condition::Trial(_) => Err(BootError::Damaged {
+                path: "env".into(),
+                problem: "says nothing".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn a_commit_that_fails_is_taken_back_even_if_it_has_landed() {
+    let (world, image) = router();
+    let mut run = Run::on(&world);
+    run.machine.boot = Box::new(Forgetful(run.machine.boot));
+    let error = run.install(&*image).unwrap_err();
+    assert!(
+        matches!(error, InstallError::Unfinished { .. }),
+        "{}",
+        install::describe(&error)
+    );
+    assert_eq!(
+        conditions(&world),
+        (Slot::First, [Condition::Good, Condition::Unbootable])
+    );
 }

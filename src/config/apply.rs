@@ -27,9 +27,8 @@ use super::bundle::Bundle;
 use super::in_place::{self, Journal};
 use super::plan::Plan;
 use super::report::Report;
-use super::tree::Hashing;
 use super::{ConfigError, archive, reports};
-use crate::digest::Digest;
+use crate::digest::{Digest, Hashing};
 use crate::files::{self, FileError};
 
 /// What first boot works on.
@@ -64,7 +63,7 @@ pub fn apply(inputs: &Inputs) -> Result<Report, ConfigError> {
     let file = File::open(inputs.archive).map_err(FileError::at("open", inputs.archive))?;
     let mut source = Hashing::new(BufReader::new(file));
     let (bundle, _) = archive::inspect(&mut source)?;
-    let (_, digest) = source.finish();
+    let (_, _, digest) = source.finish();
     match inputs.target {
         Target::Overlay(dir) => overlay(inputs, &bundle, digest, dir),
         Target::InPlace(root) => in_place(inputs, &bundle, digest, root),

@@ -15,8 +15,9 @@ use super::bundle::{self, BASELINE, BUNDLE, Bundle, Default, Deletion, Directory
 use super::keep::KeepList;
 use super::report::{Notice, NoticeKind};
 use super::tarball::{AppendError, Gunzip, Head, Member, MemberKind, Members, Tarball};
-use super::tree::{self, Content, Entry, Hashing, Kind, Meta, Node};
+use super::tree::{self, Content, Entry, Kind, Meta, Node};
 use super::{ConfigError, EntryPath, MAX_CONTENT, MAX_ENTRIES};
+use crate::digest::Hashing;
 use crate::files::FileError;
 
 /// Files up to this size are read before their header is written, so that one that is being
@@ -328,7 +329,7 @@ impl<W: Write> Writer<'_, flate2::write::GzEncoder<W>> {
                 AppendError::Source(error) => read_error(error).into(),
                 AppendError::Sink(error) => ConfigError::Write(error),
             })?;
-        let (size, sha256) = hashing.finish();
+        let (_, size, sha256) = hashing.finish();
         Ok(Some(Content::File { size, sha256 }))
     }
 }

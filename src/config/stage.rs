@@ -9,8 +9,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::tree::{Content, Entry, Hashing, Meta};
+use super::tree::{Content, Entry, Meta};
 use super::{ConfigError, EntryPath, STATE_DIR};
+use crate::digest::Hashing;
 use crate::files::{self, FileError, NewFile};
 
 /// What a directory gets that nobody says anything of.
@@ -96,7 +97,8 @@ impl Stage {
                 let mut content = Hashing::new(&mut *source.content);
                 let mut new = begin(&place, entry.meta)?;
                 copy(&mut content, source.path, &mut new, &place)?;
-                if content.finish() != (*size, *sha256) {
+                let (_, found_size, found_sha256) = content.finish();
+                if (found_size, found_sha256) != (*size, *sha256) {
                     return Err(ConfigError::damaged(path, "changed since it was verified"));
                 }
                 new.place()?;

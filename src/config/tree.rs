@@ -241,38 +241,7 @@ pub(super) fn open(root: &Path, path: &EntryPath) -> files::Result<(File, Node)>
 
 /// Length and digest of what is left of a source.
 pub(super) fn hash(source: &mut dyn Read) -> io::Result<(u64, Digest)> {
-    let mut hashing = Hashing::new(source);
-    io::copy(&mut hashing, &mut io::sink())?;
-    Ok(hashing.finish())
-}
-
-/// A source that is hashed as it is read.
-pub(super) struct Hashing<R> {
-    source: R,
-    hasher: Hasher,
-    count: u64,
-}
-
-impl<R: Read> Hashing<R> {
-    pub(super) fn new(source: R) -> Self {
-        Self {
-            source,
-            hasher: Hasher::new(),
-            count: 0,
-        }
-    }
-
-    /// Bytes read so far, and their digest.
-    pub(super) fn finish(self) -> (u64, Digest) {
-        (self.count, self.hasher.finish())
-    }
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.source.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        self.count += count as u64;
-        Ok(count)
-    }
+    let mut hasher = Hasher::new();
+    let count = io::copy(source, &mut hasher)?;
+    Ok((count, hasher.finish()))
 }

@@ -1,0 +1,190 @@
+//! Step 4: the rules that say no before the first write.
+
+use std::fs;
+
+use super::{InstallError, Parts, Wish};
+use crate::config::keep::KeepList;
+use crate::data::{Installed, Stage};
+use crate::files;
+use crate::image::{Manifest, PartInfo};
+use crate::machine::Machine;
+use crate::report::{Reason, Refusal};
+use crate::slots::{Standing, TransitionError};
+
+/// What step 4 found out.
+#[derive(Debug)]
+pub struct Plan {
+    /// What will be in the target slot.
+    pub installed: Installed,
+    /// Bytes of all parts together.
+    pub bytes: u64,
+    /// The files to carry; `None` without configuration.
+    pub keep: Option<KeepList>,
+    /// Rules that said no and were overridden by force.
+    pub forced: Vec<Refusal>,
+}
+
+/// All rules, so that whoever is refused learns everything at once.
+pub(super) fn plan(
+    machine: &mut Machine,
+    manifest: &Manifest,
+    parts: &Parts,
+    wish: &Wish,
+) -> Result<Plan, InstallError> {
+    let mut refusals = Vec::new();
+    refusals.extend(wrong_board(machine, manifest));
+    refusals.extend(unready(machine)?);
+    refusals.extend(unfit(machine, manifest, parts));
+    let keep = match wish.keep {
+        true => Some(KeepList::read(&machine.root)?),
+        false => None,
+    };
+    if let Some(keep) = &keep {
+        refusals.extend(no_space(machine, keep)?);
+    }
+    let (forced, refusals): (Vec<_>, Vec<_>) = refusals
+        .into_iter()
+        .partition(|r| wish.force && r.forceable);
+    if !refusals.is_empty() {
+        return Err(InstallError::Refused(refusals));
+    }
+    Ok(Plan {
+        installed: Installed {
+            version: manifest.version.clone(),
+            security: manifest.security,
+            stage: Stage::Writing,
+            note: None,
+            from_version: Some(machine.running_version()?),
+            archive: None,
+            confirm_within: wish
+                .confirm_within
+                .unwrap_or(machine.board.boot.confirm_within)
+                .as_secs(),
+        },
+        bytes: manifest.parts.iter().map(|part| part.raw_size).sum(),
+        keep,
+        forced,
+    })
+}
+
+fn wrong_board(machine: &Machine, manifest: &Manifest) -> Option<Refusal> {
+    let ours = &machine.board.compatible;
+    if manifest.boards.iter().any(|name| ours.contains(name)) {
+        return None;
+    }
+    let (found, wanted) = (manifest.boards.join(", "), ours.join(", "));
+    Some(Refusal {
+        reason: Reason::WrongBoard,
+        message: format!("the image is for board {found}, this is {wanted}"),
+        found,
+        wanted,
+        hint: "get the image for this board; -F installs it all the same".into(),
+        forceable: true,
+    })
+}
+
+/// The boot state must allow an install: the running slot proven, and the one that would be running.
+fn unready(machine: &mut Machine) -> Result<Option<Refusal>, InstallError> {
+    let state = machine.boot.load()?;
+    let running = machine.name(machine.running).to_owned();
+    Ok(match state.begin_install(machine.running) {
+        Ok(_) => None,
+        Err(TransitionError::OnTrial) => Some(Refusal {
+            reason: Reason::OnTrial,
+            message: format!(
+                "slot {running} is still on trial: another upgrade now would leave no proven system"
+            ),
+            found: format!("slot {running}: {}", state.condition(machine.running)),
+            wanted: format!("slot {running}: good"),
+            hint: "run `sysupgrade-rs confirm` or `sysupgrade-rs rollback` first".into(),
+            forceable: false,
+        }),
+        Err(_) => Some(Refusal {
+            reason: Reason::SlotContradiction,
+            message: format!(
+                "slot {running} runs, but the boot environment would boot slot {}",
+                machine.name(state.boot().0)
+            ),
+            found: format!("running: {running}"),
+            wanted: format!("running: {}", machine.name(state.boot().0)),
+            hint: match state.standing(machine.running) {
+                Standing::Leaving => "reboot first, or run `sysupgrade-rs rollback` to stay here",
+                Standing::GivenUp => "this system was given up: reboot to go back",
+                _ => "run `sysupgrade-rs doctor`",
+            }
+            .into(),
+            forceable: false,
+        }),
+    })
+}
+
+/// The image's parts must be those of the slot, and fit.
+fn unfit(machine: &Machine, manifest: &Manifest, parts: &Parts) -> Vec<Refusal> {
+    let target = machine.name(machine.target());
+    let mut names: Vec<&str> = manifest
+        .parts
+        .iter()
+        .map(|part| part.slot_part.as_str())
+        .collect();
+    names.sort_unstable();
+    if !parts.keys().map(String::as_str).eq(names.iter().copied()) {
+        let found = names.join(", ");
+        let wanted = parts
+            .keys()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ");
+        return vec![Refusal {
+            reason: Reason::WrongParts,
+            message: format!("the image has the parts {found}, a slot of this board has {wanted}"),
+            found,
+            wanted,
+            hint: "the image was built for another storage layout".into(),
+            forceable: false,
+        }];
+    }
+    let too_large = |part: &PartInfo| {
+        let capacity = parts.get(&part.slot_part)?.capacity();
+        (part.raw_size > capacity).then(|| Refusal {
+            reason: Reason::TooLarge,
+            message: format!(
+                "part {} has {} bytes, slot {target} has room for {capacity}",
+                part.slot_part, part.raw_size
+            ),
+            found: part.raw_size.to_string(),
+            wanted: format!("at most {capacity}"),
+            hint: "a smaller image is needed".into(),
+            forceable: false,
+        })
+    };
+    manifest.parts.iter().filter_map(too_large).collect()
+}
+
+/// The archive must fit into the data directory, with something left.
+fn no_space(machine: &Machine, keep: &KeepList) -> Result<Option<Refusal>, InstallError> {
+    /// Left free for records and for the file system's own needs.
+    const RESERVE: u64 = 64 << 10;
+    let existing = machine
+        .data
+        .dir()
+        .ancestors()
+        .find(|dir| files::is_dir(dir));
+    let free = files::free_space(existing.unwrap_or(&machine.root))?;
+    let sizes = keep
+        .paths()
+        .map(|path| fs::symlink_metadata(machine.root.join(path.as_path())));
+    let need = sizes
+        .flatten()
+        .fold(RESERVE, |sum, metadata| sum.saturating_add(metadata.len()));
+    Ok((need > free).then(|| Refusal {
+        reason: Reason::NoSpace,
+        message: format!(
+            "the kept configuration may need {need} bytes in {}, {free} are free",
+            machine.data.dir().display()
+        ),
+        found: free.to_string(),
+        wanted: format!("at least {need}"),
+        hint: "free some space, or shorten the keep list".into(),
+        forceable: false,
+    }))
+}
