@@ -288,8 +288,8 @@ fn check_board(board: &str) -> Result<(), String> {
 }
 
 fn check_version(version: &str) -> Result<(), String> {
-    let printable = |b: u8| (b' '..=b'~').contains(&b);
-    if !version.is_empty() && version.len() <= MAX_NAME && version.bytes().all(printable) {
+    let fits = |b: u8| (b' '..=b'~').contains(&b);
+    if !version.is_empty() && version.len() <= MAX_NAME && version.bytes().all(fits) {
         return Ok(());
     }
     Err(format!(
