@@ -100,7 +100,7 @@ pub fn install(upgrade: &mut Upgrade<'_>, image: impl Read) -> Result<Done, Inst
     let (plan, image) = match examine(upgrade, image) {
         Ok(good) => good,
         Err(error) => {
-            record(upgrade.machine, What::Refused, None, describe(&error));
+            record(upgrade.machine, What::Refused, None, &describe(&error));
             return Err(error);
         }
     };
@@ -111,7 +111,7 @@ pub fn install(upgrade: &mut Upgrade<'_>, image: impl Read) -> Result<Done, Inst
                 "version {version} is in slot {} and boots next, on trial",
                 done.slot
             );
-            record(upgrade.machine, What::Installed, Some(&version), message);
+            record(upgrade.machine, What::Installed, Some(&version), &message);
             Ok(done)
         }
         Err(error) => {
@@ -119,7 +119,7 @@ pub fn install(upgrade: &mut Upgrade<'_>, image: impl Read) -> Result<Done, Inst
                 upgrade.machine,
                 What::InstallFailed,
                 Some(&version),
-                describe(&error),
+                &describe(&error),
             );
             Err(hold(upgrade.machine, error))
         }
@@ -141,8 +141,8 @@ fn hold(machine: &mut Machine, error: InstallError) -> InstallError {
 }
 
 /// Adds to the history. What happened matters more than its record, and may be why that fails.
-fn record(machine: &Machine, what: What, version: Option<&str>, message: String) {
-    if let Err(error) = machine.note(what, machine.target(), version, &message) {
+fn record(machine: &Machine, what: What, version: Option<&str>, message: &str) {
+    if let Err(error) = machine.note(what, machine.target(), version, message) {
         log::debug!("{}", describe(&error));
     }
 }

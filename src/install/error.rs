@@ -118,14 +118,13 @@ impl InstallError {
                 .map_or(ExitCode::Failed, |first| first.reason.exit_code()),
             Self::Image(error) => error.reason().exit_code(),
             Self::Machine(MachineError::Busy { .. }) => ExitCode::Busy,
-            Self::Machine(MachineError::Boot(_)) => ExitCode::BoardUnreadable,
             Self::Config(_) => ExitCode::ConfigRefused,
             Self::Flash {
                 source: FlashError::TooLarge { .. },
                 ..
             } => ExitCode::DoesNotFit,
             Self::Unfinished { source, .. } => source.exit_code(),
-            Self::Unknown { .. } => ExitCode::BoardUnreadable,
+            Self::Machine(MachineError::Boot(_)) | Self::Unknown { .. } => ExitCode::BoardUnreadable,
             Self::Machine(_)
             | Self::Copy(_)
             | Self::Flash { .. }
