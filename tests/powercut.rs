@@ -13,6 +13,7 @@ mod sim;
 mod world;
 
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -27,18 +28,18 @@ use world::snapshot::{Entry, Snapshot};
 use world::{System, World, describe};
 
 /// Of so many disks that a cut left behind, one is cut a second time.
-const ONE_IN: usize = 16;
+const ONE_IN: usize = 5;
 
 /// How often a disk that is cut a second time is.
-const SECOND_CUTS: usize = 4;
+const SECOND_CUTS: usize = 5;
 
 /// A system in its slot, as it must be whenever it runs.
 struct Side {
     slot: Slot,
     kernel: Vec<u8>,
     root: Vec<u8>,
-    /// What the running system shows: its root with its configuration.
-    view: Snapshot,
+    /// What the running system may show: its root with its configuration, before and after edits.
+    views: Vec<Snapshot>,
     /// Its overlay.
     upper: Snapshot,
 }
@@ -49,39 +50,50 @@ impl Side {
             slot,
             kernel: system.kernel.clone(),
             root: system.root_part()?,
-            view: view(router)?,
+            views: vec![view(router)?],
             upper: Snapshot::read(&router.upper(slot))?,
         })
     }
 
+    /// True if these parts hold this system.
+    fn is_in(&self, parts: &Parts) -> bool {
+        parts[0].starts_with(&self.kernel) && parts[1].starts_with(&self.root)
+    }
+
     /// Complains unless this system runs, whole, with its own configuration.
     fn check(&self, router: &Router) -> Result<()> {
-        for (name, expected) in [("kernel", &self.kernel), ("root", &self.root)] {
-            if !fs::read(router.part(self.slot, name)?)?.starts_with(expected) {
-                return Err(format!(
-                    "slot {} runs, its {name} is not whole",
-                    router.name(self.slot)
-                )
-                .into());
-            }
+        if !self.is_in(&parts(router, self.slot)?) {
+            return Err(format!("slot {} runs, and is not whole", router.name(self.slot)).into());
         }
         let found = view(router)?;
-        if found != self.view {
-            let differences = found.differences(&self.view);
-            return Err(format!(
-                "slot {} does not have its own files:\n{differences}",
-                router.name(self.slot)
-            )
-            .into());
+        if !self.views.contains(&found) {
+            let name = router.name(self.slot);
+            let differences: Vec<_> = self
+                .views
+                .iter()
+                .map(|view| found.differences(view))
+                .collect();
+            let differences = differences.join("  or\n");
+            return Err(format!("slot {name} does not have its own files:\n{differences}").into());
         }
         Ok(())
     }
+}
+
+/// Content of the media of a slot: kernel and root.
+type Parts = [Vec<u8>; 2];
+
+fn parts(router: &Router, slot: Slot) -> Result<Parts> {
+    let read = |name| -> Result<_> { Ok(fs::read(router.part(slot, name)?)?) };
+    Ok([read("kernel")?, read("root")?])
 }
 
 /// Which of the two systems the next boot must find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Finds {
     Old,
+    /// The new system may start, refuse its first boot, and ask for another one.
+    OldAfterRefusal,
     New,
     Either,
 }
@@ -101,6 +113,8 @@ struct Upgrade {
     dir: PathBuf,
     old: Side,
     new: Side,
+    /// The parts of the system that was in the slot of the new one before, if there was any.
+    before: Option<Parts>,
     image: Vec<u8>,
     keep: bool,
     legs: Vec<Leg>,
@@ -137,18 +151,28 @@ fn power_on(router: &Router) -> Result<Slot> {
 }
 
 impl Upgrade {
-    /// Lives through it once, on a router that runs `old`.
-    fn live(world: &World, old: &System, new: &System, keep: bool) -> Result<Self> {
+    /// An upgrade of a router that runs `old`, with nothing done yet.
+    fn prepare(world: &World, old: &System, new: &System, keep: bool) -> Result<Self> {
         let router = &world.router;
         let from = router.running()?.ok_or("power is off")?;
-        let mut this = Self {
+        Ok(Self {
             dir: router.dir().to_owned(),
             old: Side::of(router, from, old)?,
             new: Side::of(router, from.other(), new)?,
+            before: match state(router)?.condition(from.other()) {
+                Condition::Unbootable => None,
+                _ => Some(parts(router, from.other())?),
+            },
             image: world.image(new)?,
             keep,
             legs: Vec::new(),
-        };
+        })
+    }
+
+    /// Lives through it once, as far as the trial.
+    fn live(world: &World, old: &System, new: &System, keep: bool) -> Result<Self> {
+        let router = &world.router;
+        let mut this = Self::prepare(world, old, new, keep)?;
         this.leg(router, "install", [Finds::Either, Finds::New], |this| {
             world::install(router, &this.image, keep)?;
             this.old.check(router)
@@ -157,7 +181,7 @@ impl Upgrade {
             power_on(router)?;
             Ok(())
         })?;
-        this.new = Side::of(router, from.other(), new)?;
+        this.new.views = vec![view(router)?];
         this.new.check(router)?;
         Ok(this)
     }
@@ -195,6 +219,16 @@ impl Upgrade {
         })
     }
 
+    /// What the new system shows after its first boot, found out on this router.
+    fn rehearse(&self, world: &World) -> Result<Vec<Snapshot>> {
+        let router = &world.router;
+        if power_on(router)? == self.old.slot {
+            world::install(router, &self.image, self.keep)?;
+            power_on(router)?;
+        }
+        Ok(vec![view(router)?])
+    }
+
     fn side(&self, slot: Slot) -> &Side {
         if slot == self.old.slot {
             &self.old
@@ -203,26 +237,36 @@ impl Upgrade {
         }
     }
 
-    /// Switches a router on, and complains unless a whole system comes up.
+    /// Switches a router on, and complains unless a whole system comes up, and unless the other slot
+    /// is whole, too, if the boot loader would take it.
     fn power_on(&self, router: &Router) -> Result<Slot> {
         let slot = power_on(router)?;
         self.side(slot).check(router)?;
+        let target = self.new.slot;
+        if slot != target && state(router)?.condition(target) != Condition::Unbootable {
+            let parts = parts(router, target)?;
+            if !self.new.is_in(&parts) && self.before.as_ref() != Some(&parts) {
+                let name = router.name(target);
+                return Err(format!("slot {name} may be booted, and is not whole").into());
+            }
+        }
         Ok(slot)
     }
 
     /// What has to be true of a router with this disk, whatever it went through.
     fn survives(&self, dir: &Path, disk: &Snapshot, finds: Finds, give_up: bool) -> Result<()> {
         let router = &set_up(dir, disk)?;
+        if finds == Finds::OldAfterRefusal {
+            while let Booted::Refused(_) = router.boot(|| world::first_boot(router))? {}
+        }
         let mut slot = self.power_on(router)?;
-        let found = if slot == self.old.slot {
-            Finds::Old
-        } else {
-            Finds::New
+        let fits = match finds {
+            Finds::Old | Finds::OldAfterRefusal => slot == self.old.slot,
+            Finds::New => slot == self.new.slot,
+            Finds::Either => true,
         };
-        if finds != Finds::Either && finds != found {
-            return Err(
-                format!("the next boot finds the {found:?} system, not the {finds:?}").into(),
-            );
+        if !fits {
+            return Err(format!("slot {} is up", router.name(slot)).into());
         }
         if give_up && slot == self.new.slot && state(router)?.condition(slot) != Condition::Good {
             slot = self.wear_out(router)?;
@@ -265,14 +309,13 @@ impl Upgrade {
             let (crashes, count) = cuts(&self.dir, &leg.start, &leg.log, random);
             tally.cuts += count;
             for crash in &crashes {
+                let story = format!("{}: {}", leg.name, crash.story);
                 let finds = leg.finds[usize::from(crash.after_the_end)];
-                tally.add(
-                    leg.name,
-                    crash,
-                    self.survives(&dir, &crash.disk, finds, random.coin()),
-                );
-                if random.below(ONE_IN) == 0 {
-                    self.cut_again(&dir, leg, crash, random, &mut tally)?;
+                let survived = self.survives(&dir, &crash.disk, finds, random.coin());
+                let whole = survived.is_ok();
+                tally.add(&story, survived);
+                if whole && finds != Finds::OldAfterRefusal && random.below(ONE_IN) == 0 {
+                    self.cut_again(&dir, &story, crash, random, &mut tally)?;
                 }
             }
         }
@@ -283,7 +326,7 @@ impl Upgrade {
     fn cut_again(
         &self,
         dir: &Path,
-        leg: &Leg,
+        story: &str,
         crash: &Crash,
         random: &mut Random,
         tally: &mut Tally,
@@ -300,12 +343,10 @@ impl Upgrade {
         let (crashes, _) = cuts(dir, &start, &log, random);
         for _ in 0..SECOND_CUTS {
             let again = &crashes[random.below(crashes.len())];
-            let name = format!("{}: {}; and again, {}", leg.name, crash.story, again.story);
             tally.cuts += 1;
             tally.twice += 1;
             tally.add(
-                &name,
-                again,
+                &format!("{story}; and again, {}", again.story),
                 self.survives(dir, &again.disk, Finds::Either, random.coin()),
             );
         }
@@ -323,11 +364,11 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, leg: &str, crash: &Crash, survived: Result<()>) {
+    fn add(&mut self, story: &str, survived: Result<()>) {
         self.disks += 1;
         if let Err(error) = survived {
             self.losses
-                .push(format!("{leg}: {}\n  {}", crash.story, describe(&*error)));
+                .push(format!("{story}\n  {}", describe(&*error)));
         }
     }
 }
@@ -414,10 +455,11 @@ fn configure(router: &Router, mark: &str) -> Result<()> {
         format!("option ssid '{mark}'\n"),
     )?;
     fs::write(etc.join("config/added"), format!("option added '{mark}'\n"))?;
-    files::remove_tree(&etc.join("config/telnet"))?;
-    router.off()?;
-    power_on(router)?;
-    Ok(())
+    for gone in ["config/telnet", "config/link"] {
+        files::remove_tree(&etc.join(gone))?;
+    }
+    symlink(mark, etc.join("config/link"))?;
+    router.write_back()
 }
 
 fn text(router: &Router, path: &str) -> Result<String> {
@@ -438,6 +480,8 @@ fn an_upgrade_that_keeps_the_configuration_survives_power_cuts_everywhere() -> R
         "option hostname 'router2'\n"
     );
     assert!(!router.dir().join("etc/config/telnet").exists());
+    let link = fs::read_link(router.dir().join("etc/config/link"))?;
+    assert_eq!(link, Path::new("one"));
     cut_everywhere("upgrade with configuration", &upgrade)
 }
 
@@ -491,4 +535,69 @@ fn a_rollback_survives_power_cuts_everywhere() -> Result<()> {
         world::go_back(router)
     })?;
     cut_everywhere("rollback", &upgrade)
+}
+
+#[test]
+fn edits_made_during_a_trial_survive_power_cuts_everywhere() -> Result<()> {
+    let world = configured()?;
+    let router = &world.router;
+    let mut upgrade = Upgrade::live(&world, &System::new(1), &System::new(2), true)?;
+    configure(router, "on trial")?;
+    // What a run from the beginning leads to is right, too; what first boot made is not touched.
+    upgrade.new.views.push(view(router)?);
+    upgrade.legs.clear();
+    upgrade.leg(router, "second boot", [Finds::New, Finds::New], |this| {
+        this.power_on(router)?;
+        assert_eq!(
+            text(router, "etc/config/added")?,
+            "option added 'on trial'\n"
+        );
+        Ok(())
+    })?;
+    upgrade.confirm(router)?;
+    cut_everywhere("edits during a trial", &upgrade)
+}
+
+#[test]
+fn an_install_that_fails_survives_power_cuts_everywhere() -> Result<()> {
+    let world = configured()?;
+    let router = &world.router;
+    let mut upgrade = Upgrade::live(&world, &System::new(1), &System::new(2), true)?;
+    upgrade.confirm(router)?;
+    configure(router, "two")?;
+    let mut damaged = world.image(&System::new(3))?;
+    let in_the_root = damaged.len() - 4096;
+    damaged[in_the_root] ^= 1;
+    let mut upgrade = Upgrade::prepare(&world, &System::new(2), &System::new(3), true)?;
+    upgrade.leg(router, "failing install", [Finds::Old, Finds::Old], |_| {
+        let error = world::install(router, &damaged, true).expect_err("a damaged image");
+        assert!(error.to_string().contains("unfinished"), "{error}");
+        Ok(())
+    })?;
+    upgrade.new.views = upgrade.rehearse(&world)?;
+    cut_everywhere("install that fails", &upgrade)
+}
+
+#[test]
+fn a_first_boot_that_refuses_survives_power_cuts_everywhere() -> Result<()> {
+    let world = configured()?;
+    let router = &world.router;
+    let mut upgrade = Upgrade::prepare(&world, &System::new(1), &System::new(2), true)?;
+    world::install(router, &upgrade.image, true)?;
+    let archive = router.dir().join("data/sysupgrade-rs/archive-b.tar.gz");
+    let mut bytes = fs::read(&archive)?;
+    bytes[100] ^= 1;
+    fs::write(&archive, bytes)?;
+    upgrade.leg(
+        router,
+        "refused first boot",
+        [Finds::OldAfterRefusal, Finds::Old],
+        |this| {
+            let refused = router.boot(|| world::first_boot(router))?;
+            assert_eq!(refused, Booted::Refused(this.new.slot));
+            Ok(())
+        },
+    )?;
+    upgrade.new.views = upgrade.rehearse(&world)?;
+    cut_everywhere("first boot that refuses", &upgrade)
 }

@@ -15,7 +15,7 @@ use crate::world::snapshot::Snapshot;
 const SMALL_WRITE: usize = 1024;
 
 /// How often chance decides, per operation.
-const RANDOM_LOSSES: usize = 3;
+const RANDOM_LOSSES: usize = 6;
 
 /// A disk that a cut left behind.
 pub struct Crash {
@@ -54,7 +54,7 @@ pub fn cuts(root: &Path, start: &Snapshot, log: &[Op], random: &mut Random) -> (
                     Some(op) => format!(
                         "cut in operation {done} of {}, {}; {how}",
                         log.len(),
-                        Brief(op)
+                        Brief { op, root }
                     ),
                     None => format!("cut after all {} operations; {how}", log.len()),
                 };
@@ -172,32 +172,28 @@ pub fn path_of(op: &Op) -> &Path {
 }
 
 /// An operation in a few words, without its bytes.
-struct Brief<'a>(&'a Op);
+struct Brief<'a> {
+    op: &'a Op,
+    root: &'a Path,
+}
 
 impl fmt::Display for Brief<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Op::Write { path, offset, data } => {
-                write!(
-                    f,
-                    "write of {} bytes at {offset} of {}",
-                    data.len(),
-                    path.display()
-                )
+        let verb = match self.op {
+            Op::Write { offset, data, .. } => {
+                write!(f, "write of {} bytes at {offset} of", data.len())?;
+                ""
             }
-            Op::Rename { from, to } => {
-                write!(f, "rename of {} to {}", from.display(), to.display())
-            }
-            Op::Sync { path } => write!(f, "sync of {}", path.display()),
-            Op::Create { path, .. } => write!(f, "creation of {}", path.display()),
-            Op::Remove { path } | Op::RemoveDir { path } => {
-                write!(f, "removal of {}", path.display())
-            }
-            Op::MakeDir { path, .. } => write!(f, "making of the directory {}", path.display()),
-            Op::Symlink { path, .. } | Op::Whiteout { path } => {
-                write!(f, "making of {}", path.display())
-            }
-            Op::SetMode { path, .. } => write!(f, "chmod of {}", path.display()),
-        }
+            Op::Rename { .. } => "rename to",
+            Op::Sync { .. } => "sync of",
+            Op::Create { .. } => "creation of",
+            Op::Remove { .. } | Op::RemoveDir { .. } => "removal of",
+            Op::MakeDir { .. } => "new directory",
+            Op::Symlink { .. } | Op::Whiteout { .. } => "making of",
+            Op::SetMode { .. } => "chmod of",
+        };
+        let path = path_of(self.op);
+        let path = path.strip_prefix(self.root).unwrap_or(path);
+        write!(f, "{verb} {}", path.display())
     }
 }
