@@ -48,7 +48,9 @@ impl Upgrade {
             fs::create_dir_all(upgrade.tree(tree).join("etc/config")).expect("directories");
         }
         upgrade.write("root", "lib/upgrade/keep.d/base", "/etc/config/\n");
-        upgrade.write("root", "etc/sysupgrade.conf", keep);
+        for tree in ["root", "rom"] {
+            upgrade.write(tree, "etc/sysupgrade.conf", keep);
+        }
         upgrade
     }
 
@@ -346,6 +348,86 @@ fn links_are_kept_as_links_and_special_files_are_told() {
     }
 }
 
+#[test]
+fn a_name_longer_than_names_can_be_costs_only_its_own_line() {
+    let upgrade = Upgrade::new("");
+    upgrade.write("root", "etc/first", "1");
+    let list = format!(
+        "/etc/{}\n/etc/first\n/etc/{}/x\n",
+        "n".repeat(256),
+        "d/".repeat(70)
+    );
+    upgrade.write("root", "etc/sysupgrade.conf", list);
+    let keep = upgrade.keep();
+    assert_eq!(paths(&keep), ["/etc/first"]);
+    let kinds: Vec<_> = keep.notices().iter().map(|notice| notice.kind).collect();
+    assert_eq!(kinds, [NoticeKind::NotAPath, NoticeKind::TooDeep]);
+}
+
+#[test]
+fn a_link_to_a_directory_is_not_walked_and_that_is_told() {
+    let upgrade = Upgrade::new("/etc/linked/\n");
+    upgrade.write("root", "etc/real/inner", "x");
+    upgrade.link("root", "etc/linked", "real");
+    let keep = upgrade.keep();
+    assert_eq!(paths(&keep), ["/etc/linked"]);
+    assert_eq!(kinds(&keep), [(NoticeKind::BehindLink, "/etc/linked/")]);
+}
+
+#[test]
+fn what_was_changed_and_is_not_kept_is_named() {
+    let upgrade = Upgrade::new("/root/backup.sh\n");
+    for (path, shipped, user) in [
+        ("etc/config/system", Some("s"), "kept anyway"),
+        ("etc/banner", Some("b"), "changed"),
+        ("etc/untouched", Some("u"), "u"),
+        ("etc/notes.txt", None, "added"),
+        ("etc/board.json", None, "{}"),
+        ("etc/config.apk-new", None, "theirs"),
+        ("etc/rc.d/S10x", None, "made by the system"),
+        ("etc/sysupgrade/state.json", None, "ours"),
+        ("root/scratch", None, "not below /etc"),
+    ] {
+        upgrade.write("root", path, user);
+        if let Some(text) = shipped {
+            upgrade.write("rom", path, text);
+        }
+    }
+    upgrade.write("rom", "etc/sysupgrade.conf", "");
+    let (_, summary) = upgrade.archive();
+    let named: Vec<_> = (summary.notices.iter())
+        .filter(|notice| notice.kind == NoticeKind::NotKept)
+        .map(|notice| notice.path.as_str())
+        .collect();
+    assert_eq!(
+        named,
+        ["etc/banner", "etc/notes.txt", "etc/sysupgrade.conf"]
+    );
+    upgrade.write("new", "etc/config/system", "s");
+    let report = upgrade.apply(&upgrade.save()).expect("applied");
+    assert!(
+        report
+            .notices
+            .iter()
+            .any(|notice| notice.path == "etc/banner")
+    );
+    assert!(!report.needs_review());
+}
+
+#[test]
+fn a_long_list_of_what_is_not_kept_is_counted_and_not_cut_in_silence() {
+    let upgrade = Upgrade::new("");
+    for number in 0..250 {
+        upgrade.write("root", format!("etc/left/{number:03}"), "x");
+    }
+    let (_, summary) = upgrade.archive();
+    let named: Vec<_> = (summary.notices.iter())
+        .filter(|notice| notice.kind == NoticeKind::NotKept)
+        .collect();
+    assert_eq!(named.len(), 201);
+    assert_eq!(named[200].path, "50 more");
+}
+
 // --- the archive -----------------------------------------------------------------------------
 
 /// A system with all that an archive must carry.
@@ -582,6 +664,42 @@ fn repacked(bytes: &[u8], change: impl FnOnce(&mut Vec<(tar::Header, Vec<u8>)>))
     }
     let gzip = builder.into_inner().expect("a tar");
     gzip.finish().expect("gzip")
+}
+
+#[test]
+fn a_full_disk_is_an_error_at_every_byte_of_the_archive() {
+    /// Takes so many bytes.
+    struct Disk(usize);
+    impl std::io::Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            if self.0 == 0 {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
+            let count = bytes.len().min(self.0);
+            self.0 -= count;
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let upgrade = rich();
+    let root = upgrade.tree("root");
+    let source = Source {
+        root: &root,
+        keep: &upgrade.keep(),
+        defaults: None,
+        from_version: "1",
+        board: "test",
+    };
+    let mut whole = Vec::new();
+    archive::write(&mut whole, &source).expect("an archive");
+    for room in 0..whole.len() {
+        let error = archive::write(Disk(room), &source).expect_err("full");
+        assert!(matches!(error, ConfigError::Write(_)), "{room}: {error}");
+    }
+    archive::write(Disk(whole.len()), &source).expect("just enough");
 }
 
 #[test]

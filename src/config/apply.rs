@@ -88,12 +88,13 @@ fn overlay(
     files::remove_tree(&fresh)?;
     files::make_dirs(dir, 0o755)?;
     let plan = Plan::of(bundle, inputs.new_root)?;
+    check_space(dir, plan.space())?;
     // The root of an upper layer gives the mounted root its permissions.
-    let mut builder = Builder::new(&fresh, mode_of(inputs.new_root)?, inputs, &plan)?;
-    let notices = builder.build(bundle)?;
-    let report = plan.report(bundle, archive, inputs.to_version, notices);
-    builder.write_report(1, &report)?;
-    files::sync_tree(&fresh)?;
+    let mode = mode_of(inputs.new_root)?;
+    let built = Builder::new(&fresh, mode, inputs, &plan)
+        .and_then(|builder| builder.build(bundle, archive, 1))
+        .and_then(|built| Ok(files::sync_tree(&fresh).map(|()| built)?));
+    let (report, _) = tidied(&fresh, built)?;
     files::rename(&fresh, &upper)?;
     files::sync_dir(dir)?;
     Ok(report)
@@ -115,16 +116,66 @@ fn in_place(
     }
     let staged = in_place::prepare(root)?;
     let plan = Plan::of(bundle, inputs.new_root)?;
-    let mut builder = Builder::new(&staged, 0o700, inputs, &plan)?;
-    let notices = builder.build(bundle)?;
-    let report = plan.report(bundle, archive, inputs.to_version, notices);
-    builder.write_report(reports::next(root)?, &report)?;
-    let removed = builder.into_removed();
+    // Each file lies there twice for a while.
+    check_space(root, plan.space().saturating_mul(2))?;
+    let number = reports::next(root)?;
+    let built = Builder::new(&staged, 0o700, inputs, &plan)
+        .and_then(|builder| builder.build(bundle, archive, number));
+    let (report, removed) = tidied(&staged, built)?;
     let journal = Journal::write(root, report, removed)?;
     in_place::finish(root, journal, archive)
+}
+
+/// What was built half is removed, so that it does not fill the medium; the error is what counts.
+fn tidied<T>(dir: &Path, built: Result<T, ConfigError>) -> Result<T, ConfigError> {
+    if built.is_err()
+        && let Err(error) = files::remove_tree(dir)
+    {
+        log::debug!("{error}: {}", error.source);
+    }
+    built
+}
+
+/// Refuses before anything is written what cannot fit.
+fn check_space(dir: &Path, needed: u64) -> Result<(), ConfigError> {
+    let free = usable(files::free_space(dir)?);
+    if needed > free {
+        return Err(ConfigError::NoSpace { needed, free });
+    }
+    Ok(())
+}
+
+/// The system that starts next needs some room, too: 64 KiB, or on a small medium a twentieth.
+fn usable(free: u64) -> u64 {
+    free - (free / 20).min(64 << 10)
 }
 
 fn mode_of(dir: &Path) -> Result<u32, ConfigError> {
     let metadata = std::fs::metadata(dir).map_err(FileError::at("examine", dir))?;
     Ok(metadata.permissions().mode() & 0o7777)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_fit_is_refused_with_both_numbers() {
+        assert_eq!(usable(0), 0);
+        assert_eq!(usable(100 << 10), 95 << 10);
+        assert_eq!(usable(1 << 30), (1 << 30) - (64 << 10));
+        let dir = tempfile::tempdir().unwrap();
+        assert!(check_space(dir.path(), 0).is_ok());
+        let error = check_space(dir.path(), u64::MAX).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ConfigError::NoSpace {
+                    needed: u64::MAX,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
 }

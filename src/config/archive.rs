@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use flate2::{Compression, GzBuilder};
 
-use super::bundle::{self, BASELINE, BUNDLE, Bundle, Default, Deletion, Directory, Scope};
+use super::baseline::{Baseline, is_same, left_behind};
+use super::bundle::{self, BASELINE, BUNDLE, Bundle, Deletion, Directory, OldDefault, Scope};
 use super::keep::KeepList;
 use super::report::{Notice, NoticeKind};
 use super::tarball::{AppendError, Gunzip, Head, Member, MemberKind, Members, Tarball};
@@ -57,32 +58,6 @@ pub struct Summary {
     pub notices: Vec<Notice>,
 }
 
-/// The defaults of the running image: the shipped files, and over them those that the first boot
-/// made and that were stored then.
-struct Baseline {
-    store: PathBuf,
-    defaults: Option<PathBuf>,
-}
-
-impl Baseline {
-    /// The default of a path: below which root, what it is, and whether it was generated.
-    fn find(&self, path: &EntryPath) -> Result<Option<(&Path, Node, bool)>, ConfigError> {
-        let roots = [(Some(&self.store), true), (self.defaults.as_ref(), false)];
-        for (root, generated) in roots {
-            let Some(root) = root else { continue };
-            let Some(node) = tree::node(root, path)? else {
-                continue;
-            };
-            // Directories of the store are only the way to its files.
-            let shipped = !(generated && node.kind == Some(Kind::Dir));
-            if shipped && node.kind.is_some() {
-                return Ok(Some((root, node, generated)));
-            }
-        }
-        Ok(None)
-    }
-}
-
 /// Writes the archive of a system.
 ///
 /// # Errors
@@ -96,10 +71,7 @@ pub fn write(out: impl Write, source: &Source) -> Result<Summary, ConfigError> {
     let mut writer = Writer {
         tarball: Tarball::new(gzip),
         source,
-        baseline: Baseline {
-            store: source.root.join(BASELINE),
-            defaults: source.defaults.map(Path::to_owned),
-        },
+        baseline: Baseline::new(source.root, source.defaults),
         bundle: Bundle {
             format: bundle::FORMAT,
             from_version: source.from_version.to_owned(),
@@ -115,6 +87,8 @@ pub fn write(out: impl Write, source: &Source) -> Result<Summary, ConfigError> {
     };
     writer.write_kept()?;
     writer.write_baseline()?;
+    let left = left_behind(source.root, source.keep, source.defaults)?;
+    writer.bundle.notices.extend(left);
     writer.finish()
 }
 
@@ -164,30 +138,24 @@ impl<W: Write> Writer<'_, flate2::write::GzEncoder<W>> {
     }
 
     /// What the old image had in the place of this entry; remembers a default that must travel.
-    fn compare(&mut self, path: &EntryPath, entry: &Entry) -> Result<(Default, bool), ConfigError> {
+    fn compare(
+        &mut self,
+        path: &EntryPath,
+        entry: &Entry,
+    ) -> Result<(OldDefault, bool), ConfigError> {
         let Some((root, node, generated)) = self.baseline.find(path)? else {
-            return Ok((Default::None, false));
+            return Ok((OldDefault::None, false));
         };
-        let alike = node.kind == Some(entry.content.kind())
-            && node.meta == entry.meta
-            && match entry.content {
-                Content::File { size, .. } => node.size == size,
-                _ => true,
-            };
-        if alike && tree::entry(root, path)?.as_ref() == Some(entry) {
-            return Ok((Default::Same, generated));
+        if is_same(root, path, &node, entry)? {
+            return Ok((OldDefault::Same, generated));
         }
         let root = root.to_owned();
         self.changed.push((path.clone(), root));
-        Ok((Default::Changed, generated))
+        Ok((OldDefault::Changed, generated))
     }
 
     fn write_baseline(&mut self) -> Result<(), ConfigError> {
-        let mut candidates = self.source.keep.elsewhere(&self.baseline.store)?;
-        if let Some(defaults) = &self.baseline.defaults {
-            candidates.extend(self.source.keep.elsewhere(defaults)?);
-        }
-        for path in candidates {
+        for path in self.baseline.named_by(self.source.keep)? {
             if tree::node(self.source.root, &path)?.is_some() {
                 continue;
             }
@@ -479,7 +447,7 @@ fn foreign(seen: Vec<(EntryPath, Entry)>, mut notices: Vec<Notice>) -> Bundle {
     let mut members = Vec::new();
     let mut directories = Vec::new();
     for (path, Entry { content, meta }) in seen {
-        let default = Default::None;
+        let default = OldDefault::None;
         if path.is_within(super::STATE_DIR) {
             notices.push(Notice::new(NoticeKind::StateFile, &path));
         } else if content == Content::Dir {

@@ -52,17 +52,22 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// Builds all but the report; returns what the report should tell of it.
-    pub(super) fn build(&mut self, bundle: &Bundle) -> Result<Vec<Notice>, ConfigError> {
+    /// Builds all of it, the report included; returns that and the paths of the image that the
+    /// result lacks.
+    pub(super) fn build(
+        mut self,
+        bundle: &Bundle,
+        archive: Digest,
+        number: u32,
+    ) -> Result<(Report, Vec<EntryPath>), ConfigError> {
         self.notices.clone_from(&bundle.notices);
         self.take_from_image()?;
         self.take_from_archive()?;
-        Ok(std::mem::take(&mut self.notices))
-    }
-
-    /// Paths of the image that the result lacks.
-    pub(super) fn into_removed(self) -> Vec<EntryPath> {
-        self.removed
+        let notices = std::mem::take(&mut self.notices);
+        let to = self.inputs.to_version;
+        let report = self.plan.report(bundle, archive, to, notices);
+        self.write_report(number, &report)?;
+        Ok((report, self.removed))
     }
 
     /// Directories, whiteouts, and entries of the image that get other permissions.
@@ -260,8 +265,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Adds the report to the tree.
-    pub(super) fn write_report(&mut self, number: u32, report: &Report) -> Result<(), ConfigError> {
+    fn write_report(&mut self, number: u32, report: &Report) -> Result<(), ConfigError> {
         let bytes =
             serde_json::to_vec_pretty(report).map_err(|error| ConfigError::Write(error.into()))?;
         let name = format!("{REPORTS}/{number:05}.json");

@@ -66,7 +66,7 @@ pub enum Scope {
 /// What the old image had in the place of a kept entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Default {
+pub enum OldDefault {
     /// The same, permissions and owner included.
     Same,
     /// Something else; it is below [`BASELINE`].
@@ -85,7 +85,7 @@ pub struct Member {
     pub entry: Entry,
     /// Not said of old defaults themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default: Option<Default>,
+    pub default: Option<OldDefault>,
     /// True if its default was made by the first boot of the old system; no image ships it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub generated: bool,
@@ -100,7 +100,7 @@ pub struct Directory {
     #[serde(flatten)]
     pub meta: Meta,
     /// What the old image had.
-    pub default: Default,
+    pub default: OldDefault,
 }
 
 /// An old default that the user deleted.
@@ -166,7 +166,7 @@ impl Bundle {
                         return bad(&member.path, "a directory is no kept file");
                     }
                     let has = baseline.remove(&member.path).is_some();
-                    if has != (default == Default::Changed) {
+                    if has != (default == OldDefault::Changed) {
                         return bad(&member.path, "its old default is missing or too much");
                     }
                 }
@@ -175,7 +175,8 @@ impl Bundle {
         }
         for directory in &self.directories {
             let has = baseline.remove(&directory.path).is_some();
-            if directory.path.is_within(STATE_DIR) || has != (directory.default == Default::Changed)
+            if directory.path.is_within(STATE_DIR)
+                || has != (directory.default == OldDefault::Changed)
             {
                 return bad(&directory.path, "its old default is missing or too much");
             }

@@ -92,6 +92,11 @@ impl KeepList {
         self.directories.iter()
     }
 
+    /// True if this file or link is kept.
+    pub(super) fn contains(&self, path: &EntryPath) -> bool {
+        self.entries.contains(path)
+    }
+
     /// Oddities of the lists.
     #[must_use]
     pub fn notices(&self) -> &[Notice] {
@@ -162,6 +167,11 @@ impl KeepList {
             }
             Err(why) => return Ok(self.refuse(why, text, line)),
         };
+        let behind = text.ends_with(b"/")
+            && tree::node(root, &path)?.is_some_and(|node| node.kind == Some(Kind::Link));
+        if behind {
+            self.note(NoticeKind::BehindLink, escape(text), line);
+        }
         self.take_path(root, path, line)
     }
 
@@ -228,9 +238,7 @@ impl KeepList {
     fn note(&mut self, kind: NoticeKind, path: impl Into<String>, line: &Line) {
         let mut notice = Notice::new(kind, path);
         notice.line = Some(line.clone());
-        if !self.notices.contains(&notice) {
-            self.notices.push(notice);
-        }
+        self.notices.push(notice);
     }
 }
 

@@ -17,6 +17,7 @@
 mod accounts;
 pub mod apply;
 pub mod archive;
+mod baseline;
 mod build;
 pub mod bundle;
 pub mod decide;
@@ -39,6 +40,7 @@ use thiserror::Error;
 
 use crate::files::FileError;
 
+pub use baseline::left_behind;
 pub use path::EntryPath;
 pub use tree::{Content, Entry, Kind, Meta};
 
@@ -81,6 +83,14 @@ pub enum ConfigError {
         what: &'static str,
         /// The bound.
         most: u64,
+    },
+    /// Nothing was written.
+    #[error("{needed} bytes are needed, {free} are free")]
+    NoSpace {
+        /// An estimate.
+        needed: u64,
+        /// What may be used; a reserve is left.
+        free: u64,
     },
     /// A file became shorter while it was read into the archive.
     #[error("`{path}` changed while it was read; try again")]

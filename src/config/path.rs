@@ -10,6 +10,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// The longest name in bytes: Linux takes no longer path in one call.
 const MAX_LEN: usize = 4095;
 
+/// The longest component: no file system of Linux has longer names.
+const MAX_NAME: usize = 255;
+
 /// The most components: real trees have a dozen, and trees of this depth are walked by recursion.
 pub(super) const MAX_DEPTH: usize = 64;
 
@@ -37,8 +40,8 @@ impl NotAPath {
     pub(super) fn problem(self) -> &'static str {
         match self {
             Self::Empty => "names nothing",
-            Self::TooLong => "longer than 4095 bytes",
-            Self::TooDeep => "more than 64 directories deep",
+            Self::TooLong => "is longer than 4095 bytes, or a name in it than 255",
+            Self::TooDeep => "is more than 64 directories deep",
             Self::Nul => "holds a NUL byte",
             Self::Upward => "holds `..`",
         }
@@ -57,6 +60,7 @@ impl EntryPath {
             match component {
                 b"" | b"." => continue,
                 b".." => return Err(NotAPath::Upward),
+                name if name.len() > MAX_NAME => return Err(NotAPath::TooLong),
                 name => {
                     if depth > 0 {
                         clean.push(b'/');
@@ -233,7 +237,11 @@ mod tests {
             let got = EntryPath::new(from.as_bytes()).map(|path| path.to_string());
             assert_eq!(got, to.map(str::to_owned), "{from:?}");
         }
-        assert_eq!(EntryPath::new(&[b'a'; 4096]), Err(NotAPath::TooLong));
+        assert_eq!(EntryPath::new(&[b'a'; 256]), Err(NotAPath::TooLong));
+        let long = [[b'a'; 255].as_slice(); 16].join(&b'/');
+        assert!(EntryPath::new(&long).is_ok());
+        let longer = [&long[..], b"/a"].concat();
+        assert_eq!(EntryPath::new(&longer), Err(NotAPath::TooLong));
         assert_eq!(EntryPath::new(&b"a/".repeat(65)), Err(NotAPath::TooDeep));
     }
 

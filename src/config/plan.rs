@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::bundle::{self, Bundle};
+use super::bundle::{Bundle, OldDefault};
 use super::decide::{Decision, Take, decide};
 use super::report::{self, Action, Conflict, ConflictKind, Notice, Report, ReportEntry, Winner};
 use super::tree::{self, Content, Entry, Kind, Meta};
@@ -34,9 +34,9 @@ impl Plan {
         let baseline = bundle.baseline();
         for member in bundle.kept() {
             let base = match member.default {
-                Some(bundle::Default::Same) => Some(&member.entry),
-                Some(bundle::Default::Changed) => baseline.get(&member.path).copied(),
-                Some(bundle::Default::None) | None => None,
+                Some(OldDefault::Same) => Some(&member.entry),
+                Some(OldDefault::Changed) => baseline.get(&member.path).copied(),
+                Some(OldDefault::None) | None => None,
             };
             let user = Some(member.entry.clone());
             plan.add(&member.path, base, user, member.generated, new_root)?;
@@ -47,9 +47,9 @@ impl Plan {
                 meta: directory.meta,
             };
             let base = match directory.default {
-                bundle::Default::Same => Some(user.clone()),
-                bundle::Default::Changed => baseline.get(&directory.path).copied().cloned(),
-                bundle::Default::None => None,
+                OldDefault::Same => Some(user.clone()),
+                OldDefault::Changed => baseline.get(&directory.path).copied().cloned(),
+                OldDefault::None => None,
             };
             plan.add(&directory.path, base.as_ref(), Some(user), false, new_root)?;
         }
@@ -126,6 +126,19 @@ impl Plan {
                 result.is_some_and(|entry| entry.content != Content::Dir)
             })
         })
+    }
+
+    /// Bytes of the files that will be written. What file systems need beside is theirs to tell.
+    pub(super) fn space(&self) -> u64 {
+        let sizes = self.paths.values().map(|planned| {
+            let user = planned.user.as_ref().map(|user| &user.content);
+            let new = planned.new.as_ref().map(|new| &new.content);
+            match (planned.decision.take, user) {
+                (Take::User, Some(Content::File { size, .. })) if user != new => *size,
+                _ => 0,
+            }
+        });
+        sizes.fold(0, u64::saturating_add)
     }
 
     /// Permissions that a directory has in the result, if the plan speaks of it.

@@ -145,6 +145,8 @@ pub enum NoticeKind {
     TooDeep,
     /// A kept file that was gone when it was read.
     Vanished,
+    /// Changed under `/etc`, but not kept.
+    NotKept,
     /// The user deleted it and the image changed it.
     DeleteChange,
     /// Accounts of the image that the user's file lacked were appended.
@@ -219,6 +221,7 @@ impl NoticeKind {
             Self::LeadsOut => "a link that leads out of the root",
             Self::TooDeep => "more than 64 directories deep; not kept",
             Self::Vanished => "was gone when it was read",
+            Self::NotKept => "differs from its default, but no keep list names it; it stays behind",
             Self::DeleteChange => "deleted by the user, changed by the new image",
             Self::AccountRestored => "accounts of the image were appended",
             Self::SetIdCleared => "lost its set-user-id and set-group-id bits",
