@@ -1,5 +1,6 @@
 //! What the user configured crosses an upgrade: kept as declared, whole, and merged with the
 //! defaults of the new image.
+#![allow(clippy::print_stdout, reason = "a power-cut test says how many cuts it made")]
 
 mod sim;
 mod world;
