@@ -23,7 +23,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::order::Order;
+use super::order::{HINT, Order};
 use super::{BootError, Bootloader, read_medium, write_and_prove};
 use crate::files::InPlace;
 use crate::slots::BootState;
@@ -157,7 +157,7 @@ impl Block {
                 return Err(BootError::Variable {
                     path: path.to_owned(),
                     name,
-                    problem: "stands there twice".to_owned(),
+                    problem: format!("stands there twice; {HINT}"),
                 });
             }
         }
@@ -238,6 +238,8 @@ fn unescape(value: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::slots::model::{assert_a_way_home, explore};
     use crate::slots::{Condition, Slot};
@@ -409,7 +411,7 @@ mod tests {
             parse(&bytes).and_then(|block| block.state(&Order::new(names()), Path::new("env")));
         assert_eq!(
             problem(state),
-            "env: variable BOOT_B_LEFT: stands there twice"
+            format!("env: variable BOOT_B_LEFT: stands there twice; {HINT}")
         );
     }
 
@@ -430,5 +432,31 @@ mod tests {
             ),
             "{result:?}"
         );
+    }
+
+    proptest! {
+        /// Lines of the bytes that mean something, and of any others.
+        #[test]
+        fn whatever_the_block_holds_it_is_refused_or_kept_byte_for_byte(
+            lines in proptest::collection::vec(prop_oneof![
+                "[a=#\\\\\n]{0,12}",
+                "(BOOT_ORDER|BOOT_A_LEFT|BOOT_B_LEFT)=[AB 0-9]{0,3}\n",
+            ], 0..12),
+            bytes in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let bytes = block(&[lines.concat().as_bytes(), &bytes].concat());
+            if let Ok(mut found) = parse(&bytes) {
+                let others = |block: &Block| -> Vec<Vec<u8>> {
+                    let ours = |line: &&Vec<u8>| line.starts_with(b"BOOT_");
+                    block.lines.iter().filter(|line| !ours(line)).cloned().collect()
+                };
+                prop_assert_eq!(found.encode(Path::new("env")).expect("as it was"), bytes);
+                let before = others(&found);
+                let order = Order::new(names());
+                found.set(&order.variables(&BootState::FACTORY));
+                prop_assert_eq!(others(&found), before);
+                prop_assert_eq!(found.state(&order, Path::new("env")).expect("just set"), BootState::FACTORY);
+            }
+        }
     }
 }

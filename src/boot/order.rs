@@ -37,7 +37,7 @@ use crate::slots::{BootState, Condition, Slot};
 const ORDER: &str = "BOOT_ORDER";
 
 /// What to do about variables that are missing or wrong.
-const HINT: &str = "`sysupgrade-rs doctor` explains";
+pub(super) const HINT: &str = "`sysupgrade-rs doctor` explains";
 
 /// The layout for two slots of given names.
 #[derive(Clone, Debug)]

@@ -373,6 +373,7 @@ fn full(path: &Path, need: u64, room: usize) -> BootError {
 #[cfg(test)]
 mod tests {
     use byteorder::{BigEndian, LittleEndian};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -497,6 +498,30 @@ mod tests {
                 newer(next, flags) && !newer(flags, next),
                 "{next} follows {flags}"
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_data_holds_its_entries_are_kept_byte_for_byte(
+            entries in proptest::collection::vec(proptest::collection::vec(1..=255_u8, 1..9), 0..9),
+            rest in proptest::collection::vec(any::<u8>(), 0..9),
+        ) {
+            let mut data = entries.join(&0);
+            data.extend([0, 0]);
+            data.extend(rest);
+            let environment = Environment::parse(&data);
+            prop_assert_eq!(environment.entries().collect::<Vec<_>>(), entries);
+            let copy = StoredCopy { flags: 0, environment };
+            let bytes = copy.encode::<LittleEndian>(Kind::Single, 100).expect("it fits");
+            prop_assert_eq!(StoredCopy::decode::<LittleEndian>(&bytes, Kind::Single), Ok(copy));
+        }
+
+        #[test]
+        fn no_bytes_with_a_right_crc_make_the_reader_fail(mut data in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let mut bytes = crc32fast::hash(&data).to_le_bytes().to_vec();
+            bytes.append(&mut data);
+            prop_assert!(StoredCopy::decode::<LittleEndian>(&bytes, Kind::Single).is_ok());
         }
     }
 }
