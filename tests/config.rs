@@ -1,6 +1,9 @@
 //! What the user configured crosses an upgrade: kept as declared, whole, and merged with the
 //! defaults of the new image.
-#![allow(clippy::print_stdout, reason = "a power-cut test says how many cuts it made")]
+#![allow(
+    clippy::print_stdout,
+    reason = "a power-cut test says how many cuts it made"
+)]
 
 mod sim;
 mod world;
@@ -1264,6 +1267,110 @@ fn an_unreasonable_number_of_files_is_refused_and_not_cut() {
     }
     let error = KeepList::read(&upgrade.tree("root")).expect_err("refused");
     assert!(matches!(error, ConfigError::TooMuch { .. }), "{error}");
+}
+
+/// Copies one tree of a recorded case; modes as its README says: 0644, or 0755 where executable, but
+/// for what `meta` tells.
+fn copy_case(from: &Path, to: &Path, meta: &serde_json::Value) {
+    let mut tree = Snapshot::read(from).expect("a tree");
+    tree.remove(".gitkeep");
+    for (path, entry) in &mut tree.0 {
+        let told = meta[path.to_str().expect("a name")]["mode"].as_str();
+        let told = told.map(|mode| u32::from_str_radix(mode, 8).expect("a mode"));
+        match entry {
+            Entry::File { mode, .. } => {
+                let plain = if *mode & 0o100 == 0 { 0o644 } else { 0o755 };
+                *mode = told.unwrap_or(plain);
+            }
+            Entry::Dir { mode } => *mode = told.unwrap_or(0o755),
+            Entry::Link { .. } | Entry::Whiteout => {}
+        }
+    }
+    tree.write(to).expect("write");
+}
+
+/// Cases that were written by hand and checked with another engine, as far as they need no policy
+/// and no merging inside of files.
+#[test]
+fn recorded_cases_of_whole_files_come_out_as_expected() {
+    let cases = Path::new(VECTORS).with_file_name("config");
+    let names = files::list(&cases).expect("cases");
+    assert!(names.len() >= 13, "{names:?}");
+    for name in names {
+        let case = cases.join(&name);
+        let text = fs::read_to_string(case.join("case.json")).expect("case.json");
+        let told: serde_json::Value = serde_json::from_str(&text).expect("json");
+        let upgrade = Upgrade { dir: scratch() };
+        for (from, to) in [
+            ("old-default", "rom"),
+            ("user", "root"),
+            ("new-default", "new"),
+            ("expected", "expected"),
+        ] {
+            copy_case(&case.join(from), &upgrade.tree(to), &told["meta"][from]);
+        }
+        let declared: Vec<&str> = match told["declared"].as_array() {
+            Some(lines) => lines.iter().filter_map(|line| line.as_str()).collect(),
+            None => vec!["/etc"],
+        };
+        upgrade.write("root", "lib/upgrade/keep.d/case", declared.join("\n"));
+        let report = upgrade.apply(&upgrade.save()).expect("applied");
+
+        let only_files = |tree: Snapshot| {
+            let mut tree = tree;
+            tree.0
+                .retain(|_, entry| !matches!(entry, Entry::Dir { .. }));
+            tree
+        };
+        let found = only_files(upgrade.result());
+        let wanted = only_files(Snapshot::read(&upgrade.tree("expected")).expect("read"));
+        assert_eq!(found, wanted, "{name:?}\n{}", found.differences(&wanted));
+
+        let actions = actions(&report);
+        for (path, action) in told["expect"]["actions"].as_object().expect("actions") {
+            let found = actions.get(path).copied().unwrap_or("out-of-scope");
+            assert_eq!(found, action.as_str().expect("a word"), "{name:?} {path}");
+        }
+        let word =
+            |value: &serde_json::Value, key: &str| value[key].as_str().expect(key).to_owned();
+        let list = |key: &str| told["expect"][key].as_array().cloned().unwrap_or_default();
+        let wanted: Vec<String> = (list("conflicts").iter())
+            .map(|one| {
+                format!(
+                    "{} {} {}",
+                    word(one, "path"),
+                    word(one, "kind"),
+                    word(one, "resolved")
+                )
+            })
+            .collect();
+        assert_eq!(conflicts(&report), wanted, "{name:?}");
+        let found: Vec<(String, String)> = (report.notices.iter())
+            .filter(|notice| notice.kind != NoticeKind::Attic)
+            .map(|notice| {
+                let kind = serde_json::to_value(notice.kind).expect("json");
+                (
+                    notice.path.clone(),
+                    kind.as_str().expect("a word").to_owned(),
+                )
+            })
+            .collect();
+        let wanted: Vec<(String, String)> = (list("notices").iter())
+            .map(|one| (word(one, "path"), word(one, "kind")))
+            // Only what lies under /etc is watched.
+            .filter(|(path, _)| path.starts_with("etc/"))
+            .collect();
+        assert_eq!(found, wanted, "{name:?}");
+        for path in list("attic") {
+            let path = path.as_str().expect("a path");
+            let place = upgrade
+                .tree("overlay/upper/etc/sysupgrade/attic")
+                .join(path);
+            assert!(place.exists(), "{name:?}: {path} is not in the attic");
+        }
+        let review = told["expect"]["exit"] == 2;
+        assert_eq!(report.needs_review(), review, "{name:?}");
+    }
 }
 
 // --- in place --------------------------------------------------------------------------------
