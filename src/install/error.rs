@@ -124,7 +124,9 @@ impl InstallError {
                 ..
             } => ExitCode::DoesNotFit,
             Self::Unfinished { source, .. } => source.exit_code(),
-            Self::Machine(MachineError::Boot(_)) | Self::Unknown { .. } => ExitCode::BoardUnreadable,
+            Self::Machine(MachineError::Boot(_)) | Self::Unknown { .. } => {
+                ExitCode::BoardUnreadable
+            }
             Self::Machine(_)
             | Self::Copy(_)
             | Self::Flash { .. }
