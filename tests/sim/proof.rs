@@ -66,7 +66,7 @@ fn a_rename_without_a_sync_before_it_is_caught() {
         file.place().expect("renamed");
         files::sync_dir(dir).expect("synced");
     });
-    assert_caught("rename of", &crashes);
+    assert_caught("rename to file", &crashes);
     let holds = |data: &[u8]| {
         crashes
             .iter()
