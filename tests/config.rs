@@ -346,7 +346,7 @@ fn links_are_kept_as_links_and_special_files_are_told() {
     for wanted in [
         (NoticeKind::SpecialFile, "etc/dropbear/pipe"),
         (NoticeKind::LeadsOut, "etc/out"),
-        (NoticeKind::BehindLink, "etc/behind/x"),
+        (NoticeKind::BehindLink, "/etc/behind/x"),
     ] {
         assert!(found.contains(&wanted), "{wanted:?} in {found:?}");
     }
@@ -369,13 +369,61 @@ fn a_name_longer_than_names_can_be_costs_only_its_own_line() {
 }
 
 #[test]
-fn a_link_to_a_directory_is_not_walked_and_that_is_told() {
-    let upgrade = Upgrade::new("/etc/linked/\n");
+fn what_lies_behind_a_link_is_kept_under_its_real_name() {
+    let upgrade =
+        Upgrade::new("/etc/linked/\n/etc/bare\n/lib/app/x\n/etc/loop/x\n/etc/dangling/x\n");
     upgrade.write("root", "etc/real/inner", "x");
-    upgrade.link("root", "etc/linked", "real");
+    upgrade.write("root", "usr/lib/app/x", "x");
+    upgrade.write("root", "usr/lib/app/other", "x");
+    for (path, target) in [
+        ("etc/linked", "real"),
+        ("etc/bare", "real"),
+        ("etc/loop", "loop"),
+        ("etc/dangling", "/nowhere"),
+    ] {
+        upgrade.link("root", path, target);
+    }
+    fs::rename(
+        upgrade.tree("root").join("lib/upgrade"),
+        upgrade.tree("root").join("usr/lib/upgrade"),
+    )
+    .expect("moved");
+    fs::remove_dir(upgrade.tree("root").join("lib")).expect("empty");
+    upgrade.link("root", "lib", "/etc/../../usr/lib"); // the root is above the root
     let keep = upgrade.keep();
-    assert_eq!(paths(&keep), ["/etc/linked"]);
-    assert_eq!(kinds(&keep), [(NoticeKind::BehindLink, "/etc/linked/")]);
+    assert_eq!(
+        paths(&keep),
+        [
+            "/etc/bare",
+            "/etc/linked",
+            "/etc/real/inner",
+            "/usr/lib/app/x"
+        ]
+    );
+    assert_eq!(
+        kinds(&keep),
+        [
+            (NoticeKind::BehindLink, "/etc/linked/"),
+            (NoticeKind::BehindLink, "/lib/app/x"),
+            (NoticeKind::MatchesNothing, "/etc/loop/x"),
+            (NoticeKind::MatchesNothing, "/etc/dangling/x"),
+        ]
+    );
+}
+
+#[test]
+fn the_live_tree_is_never_taken_for_its_own_defaults() {
+    let upgrade = Upgrade::new("");
+    upgrade.write("root", "etc/config/network", "mine\n");
+    fs::remove_dir_all(upgrade.tree("rom")).expect("tidy");
+    symlink(upgrade.tree("root"), upgrade.tree("rom")).expect("link");
+    let report = upgrade.apply(&upgrade.save()).expect("applied");
+    assert_eq!(
+        upgrade.text("etc/config/network").as_deref(),
+        Some("mine\n")
+    );
+    assert_eq!(actions(&report)["etc/config/network"], "user-added");
+    assert_eq!(report.notices[0].kind, NoticeKind::NoBaseline);
 }
 
 #[test]
@@ -1309,6 +1357,7 @@ fn recorded_cases_of_whole_files_come_out_as_expected() {
         ] {
             copy_case(&case.join(from), &upgrade.tree(to), &told["meta"][from]);
         }
+        fs::create_dir_all(upgrade.tree("rom/etc")).expect("a directory");
         let declared: Vec<&str> = match told["declared"].as_array() {
             Some(lines) => lines.iter().filter_map(|line| line.as_str()).collect(),
             None => vec!["/etc"],

@@ -85,6 +85,10 @@ pub fn write(out: impl Write, source: &Source) -> Result<Summary, ConfigError> {
         changed: Vec::new(),
         summary: Summary::default(),
     };
+    if !writer.baseline.is_known() {
+        let unknown = Notice::new(NoticeKind::NoBaseline, "");
+        writer.bundle.notices.push(unknown);
+    }
     writer.write_kept()?;
     writer.write_baseline()?;
     let left = left_behind(source.root, source.keep, source.defaults)?;

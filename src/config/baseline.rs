@@ -1,6 +1,8 @@
 //! The defaults of the running image, and what the user made of them.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::bundle::BASELINE;
@@ -20,8 +22,15 @@ impl Baseline {
     pub(super) fn new(root: &Path, defaults: Option<&Path>) -> Self {
         Self {
             store: root.join(BASELINE),
-            defaults: defaults.map(Path::to_owned),
+            defaults: defaults
+                .filter(|defaults| are_apart(root, defaults))
+                .map(Path::to_owned),
         }
+    }
+
+    /// True if there is something to compare with.
+    pub(super) fn is_known(&self) -> bool {
+        self.defaults.is_some() || self.store.is_dir()
     }
 
     /// Default files and links that a keep list names.
@@ -52,6 +61,16 @@ impl Baseline {
         }
         Ok(None)
     }
+}
+
+/// True if `defaults` holds a tree of its own. If it were the live one (a link or a bind mount),
+/// every edit of the user would be its own default, and a new image would be free to drop it.
+fn are_apart(root: &Path, defaults: &Path) -> bool {
+    let identity = |dir: &Path| {
+        let metadata = fs::metadata(dir.join(WATCHED)).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    identity(defaults).is_some_and(|found| Some(found) != identity(root))
 }
 
 /// True if the default of a path, which is `node`, is this entry, permissions and owner included.
@@ -102,10 +121,10 @@ pub fn left_behind(
     keep: &KeepList,
     defaults: Option<&Path>,
 ) -> Result<Vec<Notice>, ConfigError> {
-    let Some(defaults) = defaults.filter(|dir| dir.join(WATCHED).is_dir()) else {
+    let baseline = Baseline::new(root, defaults);
+    if baseline.defaults.is_none() {
         return Ok(Vec::new());
-    };
-    let baseline = Baseline::new(root, Some(defaults));
+    }
     let mut left = Vec::new();
     let mut more = 0_u64;
     for path in tree::walk(&root.join(WATCHED))? {

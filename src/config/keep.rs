@@ -141,7 +141,7 @@ impl KeepList {
             && tree::node(root, &path)?.is_some()
         {
             self.note(NoticeKind::Blanks, &path, line);
-            return self.take_path(root, path, line).map(drop);
+            return self.take_path(root, &path).map(drop);
         }
         for text in missing {
             self.note(NoticeKind::MatchesNothing, escape(&text), line);
@@ -167,12 +167,18 @@ impl KeepList {
             }
             Err(why) => return Ok(self.refuse(why, text, line)),
         };
-        let behind = text.ends_with(b"/")
-            && tree::node(root, &path)?.is_some_and(|node| node.kind == Some(Kind::Link));
-        if behind {
+        let mut any = self.take_path(root, &path)?;
+        // What stock tools reach through a link is kept under its real name. Patterns are not
+        // resolved: that would be another pattern.
+        let whole = text.ends_with(b"/");
+        if (whole || !any)
+            && let Some(real) = tree::resolve(root, &path, whole)?
+            && real != path
+        {
+            any |= self.take_path(root, &real)?;
             self.note(NoticeKind::BehindLink, escape(text), line);
         }
-        self.take_path(root, path, line)
+        Ok(any)
     }
 
     /// Says why a word cannot be a path; what was said is not said again as "names nothing".
@@ -186,24 +192,17 @@ impl KeepList {
         true
     }
 
-    fn take_path(
-        &mut self,
-        root: &Path,
-        path: EntryPath,
-        line: &Line,
-    ) -> Result<bool, ConfigError> {
+    /// True if the path, or a pattern, names something.
+    fn take_path(&mut self, root: &Path, path: &EntryPath) -> Result<bool, ConfigError> {
         let mut found = Found::default();
-        for path in expand(root, &path)? {
+        for path in expand(root, path)? {
             found.take(root, path)?;
         }
         let any = found.any;
         self.notices.extend(found.notices);
         self.entries.extend(found.entries);
         self.directories.extend(found.directories);
-        if !any && behind_link(root, &path)? {
-            self.note(NoticeKind::BehindLink, &path, line);
-        }
-        self.words.push(path);
+        self.words.push(path.clone());
         if self.entries.len() + self.directories.len() > MAX_ENTRIES {
             return Err(too_many());
         }
@@ -322,16 +321,6 @@ fn climbs(mut depth: usize, target: &[u8]) -> bool {
         }
     }
     false
-}
-
-/// True if a component above the last one is a link.
-fn behind_link(root: &Path, path: &EntryPath) -> Result<bool, ConfigError> {
-    for dir in path.ancestors() {
-        if tree::node(root, &dir)?.is_some_and(|node| node.kind == Some(Kind::Link)) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// The existing paths that a word stands for. As in a shell, a pattern that fits nothing stands

@@ -137,7 +137,7 @@ pub enum NoticeKind {
     NotAPath,
     /// Socket, fifo or device: not carried.
     SpecialFile,
-    /// A path that leads through a link.
+    /// A path that leads through a link; the real one is kept.
     BehindLink,
     /// A link that leads out of the root.
     LeadsOut,
@@ -217,7 +217,9 @@ impl NoticeKind {
             Self::MatchesNothing => "names nothing on this system",
             Self::NotAPath => "cannot be a path; not kept",
             Self::SpecialFile => "a socket, fifo or device; not carried",
-            Self::BehindLink => "leads through a link; name the real path instead",
+            Self::BehindLink => {
+                "leads through a link; what is behind it is kept under its real path"
+            }
             Self::LeadsOut => "a link that leads out of the root",
             Self::TooDeep => "more than 64 directories deep; not kept",
             Self::Vanished => "was gone when it was read",

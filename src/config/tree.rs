@@ -189,6 +189,59 @@ pub(super) fn entry(root: &Path, path: &EntryPath) -> files::Result<Option<Entry
     Ok(Some(Entry { content, meta }))
 }
 
+/// The real name of a path: the one that leads to the same place through no link. Links are
+/// followed by their text, as if `root` were the root of the system; the last one only if `whole`.
+/// Nothing if there is no such place.
+pub(super) fn resolve(
+    root: &Path,
+    path: &EntryPath,
+    whole: bool,
+) -> files::Result<Option<EntryPath>> {
+    /// As many as the kernel follows.
+    const MOST_LINKS: usize = 40;
+    let mut pending: Vec<Vec<u8>> = components(path.as_bytes());
+    let mut real: Vec<Vec<u8>> = Vec::new();
+    let mut links = 0;
+    while let Some(component) = pending.pop() {
+        if component == b".." {
+            real.pop();
+            continue;
+        }
+        real.push(component);
+        let Ok(place) = EntryPath::new(&real.join(&b'/')) else {
+            return Ok(None);
+        };
+        if pending.is_empty() && !whole {
+            return Ok(Some(place));
+        }
+        let Some(node) = node(root, &place)? else {
+            return Ok(None);
+        };
+        if node.kind == Some(Kind::Link) {
+            links += 1;
+            if links > MOST_LINKS {
+                return Ok(None);
+            }
+            let target = read_link(root, &place)?;
+            real.pop();
+            if target.starts_with(b"/") {
+                real.clear();
+            }
+            pending.append(&mut components(&target));
+        }
+    }
+    Ok(EntryPath::new(&real.join(&b'/')).ok())
+}
+
+/// The components of a path, the last one first.
+fn components(path: &[u8]) -> Vec<Vec<u8>> {
+    let components = path.split(|byte| *byte == b'/').rev();
+    components
+        .filter(|component| !matches!(*component, b"" | b"."))
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
 /// Every path of a tree.
 pub(super) fn walk(root: &Path) -> files::Result<BTreeSet<EntryPath>> {
     let mut paths = BTreeSet::new();
