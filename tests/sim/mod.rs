@@ -17,6 +17,7 @@
 //! The model is meaner than most file systems. ext4 lands names in order, and rarely shows zeros;
 //! others do neither, and a router may have any.
 #![allow(unreachable_pub, reason = "`pub` is for the test that uses this")]
+#![allow(dead_code, unused_imports, reason = "not every test uses all of it")]
 
 mod cuts;
 mod disk;
