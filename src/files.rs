@@ -638,11 +638,20 @@ pub fn sync_dir(path: &Path) -> Result<()> {
 /// # Errors
 /// When the medium fails.
 pub fn sync_tree(path: &Path) -> Result<()> {
+    // All at once first: one commit of the file system instead of one a file, and after it each
+    // sync finds its work done. It is the single syncs that are relied on, and that see errors.
+    File::open(path)
+        .and_then(|dir| Ok(rustix::fs::syncfs(dir)?))
+        .map_err(FileError::at("sync", path))?;
+    sync_each(path)
+}
+
+fn sync_each(path: &Path) -> Result<()> {
     for name in list(path)? {
         let entry = path.join(name);
         let metadata = fs::symlink_metadata(&entry).map_err(FileError::at("examine", &entry))?;
         if metadata.is_dir() {
-            sync_tree(&entry)?;
+            sync_each(&entry)?;
         } else if metadata.is_file() {
             File::open(&entry)
                 .and_then(|file| file.sync_all())
