@@ -31,7 +31,6 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use crate::config::archive;
-use crate::config::keep::KeepList;
 use crate::data::{ArchiveRef, Installed, Stage, What};
 use crate::digest::{Hasher, Hashing};
 use crate::files;
@@ -105,7 +104,7 @@ pub fn install(upgrade: &mut Upgrade<'_>, image: impl Read) -> Result<Done, Inst
         }
     };
     let version = plan.installed.version.clone();
-    match write(upgrade, image, plan) {
+    match write(upgrade, image, &plan) {
         Ok(done) => {
             let message = format!(
                 "version {version} is in slot {} and boots next, on trial",
@@ -170,7 +169,7 @@ pub fn examine<R: Read>(
     for refusal in &plan.forced {
         watch.notice(format!("forced: {}", refusal.message));
     }
-    for notice in plan.keep.iter().flat_map(KeepList::notices) {
+    for notice in &plan.notices {
         watch.notice(notice.to_string());
     }
     Ok((plan, image))
@@ -201,7 +200,7 @@ pub fn test(upgrade: &mut Upgrade<'_>, image: impl Read) -> Result<Plan, Install
 fn write<R: Read>(
     upgrade: &mut Upgrade<'_>,
     image: Verified<R>,
-    plan: Plan,
+    plan: &Plan,
 ) -> Result<Done, InstallError> {
     let Upgrade {
         machine,
@@ -211,7 +210,7 @@ fn write<R: Read>(
     } = upgrade;
     let (running, target) = (machine.running, machine.target());
     machine.transit(|state| state.begin_install(running))?;
-    let mut installed = plan.installed;
+    let mut installed = plan.installed.clone();
     if machine.installed(running)?.is_none() {
         machine.set_installed(running, &factory(&installed))?;
     }
@@ -222,7 +221,7 @@ fn write<R: Read>(
     read_back(machine, &manifest, parts, plan.bytes, watch)?;
 
     watch.phase(Phase::Config);
-    let (archive, kept) = save_configuration(machine, plan.keep.as_ref(), &installed, watch)?;
+    let (archive, kept) = save_configuration(machine, plan, &installed, watch)?;
     installed.archive = archive;
     empty_overlay(machine)?;
     machine.set_installed(target, &installed)?;
@@ -338,12 +337,12 @@ fn read_back(
 /// Without a keep list an archive left by an earlier run is removed: first boot must not find it.
 fn save_configuration(
     machine: &Machine,
-    keep: Option<&KeepList>,
+    plan: &Plan,
     installed: &Installed,
     watch: &mut Watch<'_>,
 ) -> Result<(Option<ArchiveRef>, u64), InstallError> {
     let slot = machine.name(machine.target());
-    let Some(keep) = keep else {
+    let Some(keep) = &plan.keep else {
         machine.data.remove_archive(slot)?;
         return Ok((None, 0));
     };
@@ -359,7 +358,11 @@ fn save_configuration(
     let summary = archive::write(&mut file, &source)?;
     let (file, size, sha256) = file.finish();
     file.commit()?;
-    for notice in &summary.notices {
+    for notice in summary
+        .notices
+        .iter()
+        .filter(|notice| !plan.notices.contains(notice))
+    {
         watch.notice(notice.to_string());
     }
 

@@ -154,7 +154,10 @@ fn condition_word(condition: Condition) -> &'static str {
 
 fn other_state(condition: Condition, standing: Standing, installed: Option<&Installed>) -> String {
     let Some(installed) = installed else {
-        return condition.to_string();
+        return match condition {
+            Condition::Unbootable => "empty".into(),
+            known => known.to_string(),
+        };
     };
     match (condition, installed.stage) {
         (Condition::Unbootable, Stage::Failed) => {

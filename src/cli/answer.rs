@@ -19,7 +19,7 @@ use crate::install::{Done, InstallError, Plan, describe};
 use crate::machine::{Machine, MachineError};
 use crate::report::{ExitCode, Refusal, printable};
 use crate::slots::{Slot, TransitionError};
-use crate::status::Status;
+use crate::status::{SlotStatus, Status};
 use crate::system::SystemError;
 
 use super::source::SourceError;
@@ -135,31 +135,24 @@ impl Answer {
         let document = json!({
             "version": installed.version, "security": installed.security, "slot": slot, "bytes": plan.bytes,
             "from_version": installed.from_version, "kept": kept, "whole_image_checked": whole,
-            "forced": plan.forced,
+            "forced": plan.forced, "notices": plan.notices,
         });
         Self::new(human, document)
     }
 
     pub(super) fn status(status: &Status) -> Self {
-        let version = |version: &Option<String>| {
-            version.as_deref().map_or_else(
-                || "version unknown".into(),
-                |v| format!("version {}", printable(v)),
+        let slot = |label: &str, slot: &SlotStatus| {
+            let version = slot.version.as_deref().map(printable);
+            let version = version.map(|version| format!("version {version}, "));
+            let (name, state) = (&slot.name, printable(&slot.state));
+            format!(
+                "{label:<10} slot {name}, {}{state}",
+                version.unwrap_or_default()
             )
         };
         let mut lines = vec![
-            format!(
-                "running    slot {}, {}, {}",
-                status.running.name,
-                version(&status.running.version),
-                status.running.state
-            ),
-            format!(
-                "other      slot {}, {}, {}",
-                status.other.name,
-                version(&status.other.version),
-                printable(&status.other.state)
-            ),
+            slot("running", &status.running),
+            slot("other", &status.other),
             format!("next boot  slot {}", status.next_boot),
             format!("floor      security {}", status.floor),
         ];

@@ -4,6 +4,8 @@ use std::fs;
 
 use super::{InstallError, Parts, Wish};
 use crate::config::keep::KeepList;
+use crate::config::left_behind;
+use crate::config::report::Notice;
 use crate::data::{Installed, Stage};
 use crate::files;
 use crate::image::{Manifest, PartInfo};
@@ -20,6 +22,8 @@ pub struct Plan {
     pub bytes: u64,
     /// The files to carry; `None` without configuration.
     pub keep: Option<KeepList>,
+    /// Oddities of the keep list, and what was changed and stays behind.
+    pub notices: Vec<Notice>,
     /// Rules that said no and were overridden by force.
     pub forced: Vec<Refusal>,
 }
@@ -35,12 +39,19 @@ pub(super) fn plan(
     refusals.extend(wrong_board(machine, manifest));
     refusals.extend(unready(machine)?);
     refusals.extend(unfit(machine, manifest, parts));
+    let mut notices = Vec::new();
     let keep = match wish.keep {
         true => Some(KeepList::read(&machine.root)?),
         false => None,
     };
     if let Some(keep) = &keep {
         refusals.extend(no_space(machine, keep)?);
+        notices.extend_from_slice(keep.notices());
+        notices.extend(left_behind(
+            &machine.root,
+            keep,
+            machine.defaults().as_deref(),
+        )?);
     }
     let (forced, refusals): (Vec<_>, Vec<_>) = refusals
         .into_iter()
@@ -63,6 +74,7 @@ pub(super) fn plan(
         },
         bytes: manifest.parts.iter().map(|part| part.raw_size).sum(),
         keep,
+        notices,
         forced,
     })
 }
