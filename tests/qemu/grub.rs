@@ -1,0 +1,123 @@
+//! The real GRUB decides as [`BootState::boot`] says it does.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use sysupgrade_rs::boot::{Bootloader, GrubEnv};
+use sysupgrade_rs::slots::{BootState, Condition, Slot};
+
+use crate::router::{Disk, ENVIRONMENT, KERNEL_A, KERNEL_B, KERNEL_LEN};
+
+/// A router with a kernel in both slots: while GRUB reads one it changes nothing more, so the plug is
+/// always pulled in time.
+fn router_with_two_kernels() -> Disk {
+    let disk = Disk::new();
+    let file = File::options().read(true).write(true).open(disk.path());
+    let file = file.expect("the disk is a file");
+    let mut kernel = vec![0; KERNEL_LEN];
+    file.read_exact_at(&mut kernel, KERNEL_A)
+        .and_then(|()| file.write_all_at(&kernel, KERNEL_B))
+        .expect("the disk has both partitions");
+    disk
+}
+
+fn names() -> [String; 2] {
+    ["a".to_owned(), "b".to_owned()]
+}
+
+fn slot_name(slot: Slot) -> &'static str {
+    ["a", "b"][slot.index()]
+}
+
+fn block(state: &BootState) -> Vec<u8> {
+    GrubEnv::format(names(), state).expect("short names fit")
+}
+
+/// Puts an environment block on the disk, powers on, and pulls the plug when GRUB has decided. What
+/// GRUB said.
+fn decide(disk: &Disk, block: &[u8]) -> String {
+    let file = File::options().write(true).open(disk.path());
+    file.and_then(|file| file.write_all_at(block, ENVIRONMENT))
+        .expect("the disk is a file");
+    let mut router = disk.start();
+    router.wait_for("boot: slot ");
+    let said = router.wait_for("\n");
+    router.power_off();
+    said.trim().to_owned()
+}
+
+fn left_behind(disk: &Disk) -> BootState {
+    let mut environment = GrubEnv::new(disk.path(), names()).at(ENVIRONMENT);
+    environment.load().expect("GRUB leaves a whole block")
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn grub_chooses_and_counts_as_the_model_does() {
+    let disk = router_with_two_kernels();
+    let all = [Condition::Unbootable, Condition::Good]
+        .into_iter()
+        .chain((1..=7).map(Condition::Trial));
+    // The other slot matters only when this one is passed over.
+    for first in all {
+        for second in [Condition::Unbootable, Condition::Trial(1), Condition::Good] {
+            for primary in Slot::ALL {
+                let mut conditions = [first; 2];
+                conditions[primary.other().index()] = second;
+                let state = BootState {
+                    primary,
+                    conditions,
+                };
+                let (slot, after) = state.boot();
+                let said = decide(&disk, &block(&state));
+                assert!(
+                    said.starts_with(&format!("{},", slot_name(slot))),
+                    "{state:?} boots {slot:?}, GRUB says: {said}"
+                );
+                assert_eq!(left_behind(&disk), after, "left behind by {state:?}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn grub_gives_no_try_that_it_cannot_count() {
+    let disk = router_with_two_kernels();
+    let trial = BootState {
+        primary: Slot::Second,
+        conditions: [Condition::Good, Condition::Trial(3)],
+    };
+    // GRUB reads such a block and refuses to save into it.
+    let mut damaged = block(&trial);
+    damaged[512..].fill(0);
+    assert_eq!(
+        decide(&disk, &damaged),
+        "b passed over, its try cannot be counted"
+    );
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn grub_starts_something_when_it_cannot_read_its_environment() {
+    let disk = router_with_two_kernels();
+    for unreadable in [vec![0; 1024], vec![0xff; 1024]] {
+        assert_eq!(decide(&disk, &unreadable), "a, as a last resort");
+    }
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn a_boot_order_that_is_half_written_is_one_of_the_two() {
+    let disk = router_with_two_kernels();
+    let good = BootState {
+        primary: Slot::First,
+        conditions: [Condition::Good; 2],
+    };
+    for (order, boots) in [("A A", "a, good"), ("B B", "b, good")] {
+        let text = String::from_utf8(block(&good)).expect("plain text");
+        let half = text.replace("BOOT_ORDER=A B", &format!("BOOT_ORDER={order}"));
+        assert_ne!(half.find(order), None, "the block names its order: {text}");
+        assert_eq!(decide(&disk, half.as_bytes()), boots);
+    }
+}

@@ -1,0 +1,10 @@
+//! The joints: real kernel, real GRUB, real reboots, and the plug pulled.
+//!
+//! Everything that can be proven without a machine is proven elsewhere, faster and more thoroughly.
+//! These tests need QEMU (`qemu/build` names the packages), and run with
+//! `cargo test --test qemu -- --ignored`.
+
+mod grub;
+mod router;
+mod server;
+mod upgrade;

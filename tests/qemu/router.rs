@@ -1,0 +1,271 @@
+//! A virtual router in QEMU with somebody at its serial console.
+//!
+//! Nobody sleeps here: everything waits for text on the console, up to a deadline that only a hung
+//! machine reaches.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A boot takes six seconds on a quiet host; a loaded one gets twenty times that.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where the boot environment is on the disk (`qemu/build`): in the second partition, behind the head
+/// of the tar archive.
+pub(crate) const ENVIRONMENT: u64 = (2 << 20) + 512;
+
+/// Where the partitions of the kernels are, and how long they are.
+pub(crate) const KERNEL_A: u64 = 3 << 20;
+pub(crate) const KERNEL_B: u64 = 31 << 20;
+pub(crate) const KERNEL_LEN: usize = 20 << 20;
+
+fn sources() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/qemu"))
+}
+
+/// The disk of a new router, built once a run.
+fn factory_disk() -> &'static Path {
+    static DISK: OnceLock<PathBuf> = OnceLock::new();
+    DISK.get_or_init(|| {
+        let status = Command::new(sources().join("run"))
+            .arg("--build-only")
+            .status();
+        let built = status.expect("qemu/run starts");
+        assert!(built.success(), "qemu/run --build-only: {built}");
+        sources().join("work/disk.img")
+    })
+}
+
+/// An image that the factory disk has in `/root` too.
+pub(crate) fn image(name: &str) -> PathBuf {
+    factory_disk().with_file_name(name)
+}
+
+/// The disk of one router. It outlives power cuts, not the test.
+pub(crate) struct Disk {
+    dir: TempDir,
+}
+
+impl Disk {
+    /// As it leaves the factory: version 1 in slot a.
+    pub(crate) fn new() -> Self {
+        Self::copy_of(factory_disk())
+    }
+
+    /// Another disk with the same content, of a router that is off.
+    pub(crate) fn copy(&self) -> Self {
+        Self::copy_of(&self.path())
+    }
+
+    fn copy_of(path: &Path) -> Self {
+        let disk = Self {
+            dir: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory"),
+        };
+        let copy = Command::new("cp")
+            .arg("--sparse=always")
+            .args([path, &disk.path()])
+            .status();
+        assert!(copy.expect("cp starts").success(), "cp of the disk failed");
+        disk
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join("disk.img")
+    }
+
+    /// Power on.
+    pub(crate) fn start(&self) -> Router {
+        self.start_with(&[])
+    }
+
+    /// Power on, with more arguments for `qemu/run`.
+    pub(crate) fn start_with(&self, arguments: &[&str]) -> Router {
+        let mut child = Command::new(sources().join("run"))
+            .arg("--disk")
+            .arg(self.path())
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("qemu/run starts");
+        let input = child.stdin.take().expect("stdin is a pipe");
+        let mut output = child.stdout.take().expect("stdout is a pipe");
+        let (happens, events) = channel();
+        let sender = happens.clone();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = output.read(&mut bytes) {
+                let text = String::from_utf8_lossy(&bytes[..count]).into_owned();
+                if sender.send(Event::Text(text)).is_err() {
+                    return;
+                }
+            }
+            let _ = sender.send(Event::Ended);
+        });
+        Router {
+            child,
+            input,
+            happens,
+            events,
+            text: String::new(),
+            read: 0,
+            commands: 0,
+        }
+    }
+
+    /// Power on, and power off before the disk does this write (counted from 1). What the console
+    /// showed, or `None` if the router came to its login before that.
+    pub(crate) fn cut_before_write(&self, write: u32) -> Option<String> {
+        let socket = self.dir.path().join("qmp");
+        let qmp = format!("unix:{},server=on,wait=off", socket.display());
+        let mut router = self.start_with(&["--stop-at", &write.to_string(), "--", "-qmp", &qmp]);
+        router.wait_for("\u{1b}["); // GRUB clears the screen, so QEMU listens by now
+        let happens = router.happens.clone();
+        std::thread::spawn(move || {
+            let mut qmp = UnixStream::connect(&socket).expect("QEMU listens");
+            // It may have stopped before anybody listened: ask too.
+            qmp.write_all(br#"{"execute":"qmp_capabilities"}{"execute":"query-status"}"#)
+                .expect("QEMU reads");
+            let mut lines = BufReader::new(qmp).lines().map_while(Result::ok);
+            if lines.any(|line| line.contains(r#""STOP""#) || line.contains(r#""io-error""#)) {
+                let _ = happens.send(Event::Stopped);
+            }
+        });
+        let shown = router.wait("the end", |shown| {
+            ["login: ", STOPPED]
+                .iter()
+                .find_map(|end| Some(shown.find(end)? + end.len()))
+        });
+        let console = router.power_off();
+        shown.ends_with(STOPPED).then_some(console)
+    }
+}
+
+/// What comes out of QEMU.
+enum Event {
+    /// The console shows something.
+    Text(String),
+    /// The machine was stopped at the write it was to be stopped at.
+    Stopped,
+    /// QEMU has ended, or was ended.
+    Ended,
+}
+
+/// Stands on the console of a machine that was stopped.
+const STOPPED: &str = "[stopped]";
+
+/// A running router.
+pub(crate) struct Router {
+    child: Child,
+    input: ChildStdin,
+    happens: Sender<Event>,
+    events: Receiver<Event>,
+    /// Everything the console has shown.
+    text: String,
+    /// How much of it has been waited for.
+    read: usize,
+    commands: u32,
+}
+
+impl Router {
+    /// Takes the next event into account, if there is one in time.
+    fn listen(&mut self, patience: Duration) -> bool {
+        match self.events.recv_timeout(patience) {
+            Ok(Event::Text(text)) => self.text.push_str(&text),
+            Ok(Event::Stopped) => self.text.push_str(STOPPED),
+            Ok(Event::Ended) => panic!("QEMU has ended\n--- console ---\n{}", self.text),
+            Err(_) => return false,
+        }
+        true
+    }
+
+    /// What the console shows up to and with `text`.
+    pub(crate) fn wait_for(&mut self, text: &str) -> String {
+        self.wait(text, |shown| shown.find(text).map(|at| at + text.len()))
+    }
+
+    fn wait(&mut self, what: &str, find: impl Fn(&str) -> Option<usize>) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let shown = &self.text[self.read..];
+            if let Some(end) = find(shown) {
+                let shown = shown[..end].to_owned();
+                self.read += end;
+                return shown;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(
+                self.listen(left) || !left.is_zero(),
+                "the console does not show `{what}`\n--- console ---\n{}",
+                self.text
+            );
+        }
+    }
+
+    /// Types a line.
+    pub(crate) fn type_line(&mut self, line: &str) {
+        self.input
+            .write_all(format!("{line}\r").as_bytes())
+            .expect("QEMU reads");
+    }
+
+    /// From power on to a shell.
+    pub(crate) fn log_in(&mut self) {
+        self.wait_for("login: ");
+        self.type_line("root");
+        self.wait_for("# ");
+        // A shell without echo, prompt and line editor. The sum is the first thing it shows.
+        self.type_line("stty -echo; echo $((6 * 7)); while read -r line; do eval \"$line\"; done");
+        self.wait_for("42\r\n");
+    }
+
+    /// Runs a command that must succeed, and returns what it printed.
+    pub(crate) fn run(&mut self, command: &str) -> String {
+        let (status, text) = self.attempt(command);
+        assert_eq!(status, 0, "`{command}` failed:\n{text}");
+        text
+    }
+
+    /// Runs a command; its exit status and what it printed.
+    pub(crate) fn attempt(&mut self, command: &str) -> (i32, String) {
+        self.commands += 1;
+        let mark = format!("[{}:", self.commands);
+        self.type_line(&format!("{command}; echo \"{mark}$?]\""));
+        let shown = self.wait(command, |shown| {
+            let at = shown.find(&mark)?;
+            Some(at + shown[at..].find("]\r\n")? + "]\r\n".len())
+        });
+        let (text, status) = shown.rsplit_once(&mark).expect("just found");
+        let status = status.trim_end_matches("]\r\n").parse();
+        let status = status.expect("an exit status is a number");
+        (status, text.replace("\r\n", "\n"))
+    }
+
+    /// The answer of `sysupgrade-rs status`.
+    pub(crate) fn status(&mut self) -> Value {
+        let text = self.run("sysupgrade-rs status --json");
+        serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// Pulls the plug: the machine does not get to do anything any more. What the console showed.
+    pub(crate) fn power_off(mut self) -> String {
+        self.child.kill().expect("QEMU can be killed");
+        self.child.wait().expect("QEMU ends");
+        std::mem::take(&mut self.text)
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        // Ended already if the test went well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

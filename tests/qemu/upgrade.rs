@@ -1,0 +1,241 @@
+//! Upgrades of a running router, the good and the bad ones.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::router::{Disk, Router, image};
+use crate::server;
+
+/// Edits that must survive: one in a default, one in a file of the user's own.
+fn edit_configuration(router: &mut Router) {
+    router.run("sed -i s/router/edited/ /etc/config/system");
+    router.run("echo \"config mine\" >/etc/config/mine");
+}
+
+/// All of `/etc/config` must be these files, and nothing else.
+fn assert_configuration(router: &mut Router, files: &[(&str, String)]) {
+    let found = router.run("cd /etc/config; for f in *; do echo \"== $f\"; cat $f; done; cd /");
+    let mut wanted = String::new();
+    for (name, text) in files {
+        let _ = write!(wanted, "== {name}\n{text}");
+    }
+    assert_eq!(found, wanted);
+}
+
+macro_rules! shipped {
+    ($path:literal) => {
+        include_str!(concat!("../../qemu/", $path)).to_owned()
+    };
+}
+
+/// The defaults of version 1, with the edits.
+fn assert_old_configuration(router: &mut Router) {
+    let files = [
+        ("dhcp", shipped!("root/etc/config/dhcp")),
+        ("mine", "config mine\n".to_owned()),
+        ("network", shipped!("root/etc/config/network")),
+        (
+            "system",
+            shipped!("root/etc/config/system").replace("router", "edited"),
+        ),
+    ];
+    assert_configuration(router, &files);
+}
+
+/// The defaults of version 2, with the edits.
+fn assert_new_configuration(router: &mut Router) {
+    let files = [
+        ("dhcp", shipped!("v2/etc/config/dhcp")),
+        ("firewall", shipped!("v2/etc/config/firewall")),
+        ("mine", "config mine\n".to_owned()),
+        ("network", shipped!("root/etc/config/network")),
+        (
+            "system",
+            shipped!("root/etc/config/system").replace("router", "edited"),
+        ),
+    ];
+    assert_configuration(router, &files);
+}
+
+/// A router with version 1 and edits, logged in.
+fn edited_router(disk: &Disk) -> Router {
+    let mut router = disk.start();
+    router.log_in();
+    edit_configuration(&mut router);
+    router.run("sync");
+    router
+}
+
+/// After an upgrade to a good version: it starts and proves itself, and has the configuration.
+fn assert_upgraded(router: &mut Router) {
+    router.wait_for("boot: slot b, ");
+    router.log_in();
+    let status = router.status();
+    assert_eq!(status["standing"], "good", "{status}");
+    assert_eq!(status["running"]["name"], "b", "{status}");
+    assert_eq!(status["running"]["version"], "2", "{status}");
+    assert_new_configuration(router);
+}
+
+/// After a bad upgrade: slot a runs again, says why, and has its own configuration.
+fn assert_fell_back(router: &mut Router, why: &str) {
+    router.wait_for("boot: slot a, good");
+    router.log_in();
+    let status = router.status();
+    assert_eq!(status["running"]["name"], "a", "{status}");
+    assert_eq!(status["running"]["version"], "1", "{status}");
+    let text = status.to_string();
+    assert!(text.contains(why), "`{why}` is not in {status}");
+    assert_old_configuration(router);
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn an_upgrade_keeps_the_edits_and_brings_the_new_defaults() {
+    let disk = Disk::new();
+    let mut router = edited_router(&disk);
+    router.type_line("sysupgrade-rs /root/v2.bin");
+    assert_upgraded(&mut router);
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn an_image_may_come_through_a_pipe() {
+    let disk = Disk::new();
+    let mut router = edited_router(&disk);
+    router.type_line("cat /root/v2.bin | sysupgrade-rs -");
+    assert_upgraded(&mut router);
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn an_image_may_come_over_the_network() {
+    let port = server::serve(image("v2.bin"));
+    let disk = Disk::new();
+    let mut router = edited_router(&disk);
+    // The address under which a guest finds its host.
+    router.type_line(&format!("sysupgrade-rs http://10.0.2.2:{port}/v2.bin"));
+    assert_upgraded(&mut router);
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn a_system_that_dies_at_boot_loses_its_tries_and_the_old_one_is_back() {
+    let disk = Disk::new();
+    let mut router = edited_router(&disk);
+    router.type_line("sysupgrade-rs /root/v3.bin");
+    for left in [2, 1, 0] {
+        router.wait_for(&format!(
+            "boot: slot b, on trial, tries left after this one: {left}"
+        ));
+        router.wait_for("init: dying now");
+    }
+    assert_fell_back(&mut router, "its tries were used up");
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn a_system_that_nobody_confirms_goes_back_by_itself() {
+    let disk = Disk::new();
+    let mut router = edited_router(&disk);
+    router.type_line("sysupgrade-rs --confirm-within 5s /root/v4.bin");
+    router.wait_for("boot: slot b, on trial");
+    router.wait_for("health check failed: not confirmed");
+    assert_fell_back(&mut router, "not confirmed within 5 s");
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn a_system_that_its_health_check_rejects_can_be_confirmed_by_hand() {
+    let disk = Disk::new();
+    let mut router = edited_router(&disk);
+    router.type_line("sysupgrade-rs /root/v4.bin");
+    router.wait_for("health check failed: not confirmed");
+    router.log_in();
+    assert_eq!(router.status()["standing"], "on-trial");
+    router.run("sysupgrade-rs confirm");
+    let status = router.status();
+    assert_eq!(status["standing"], "good", "{status}");
+    assert_eq!(status["running"]["version"], "4", "{status}");
+    // For good: power may go now.
+    router.power_off();
+    let mut router = disk.start();
+    router.wait_for("boot: slot b, good");
+    router.log_in();
+    assert_new_configuration(&mut router);
+}
+
+/// Starts an upgrade and pulls the plug when so many percent are flashed.
+fn cut_while_flashing(mut router: Router, percent: u64) {
+    router.type_line("sysupgrade-rs --progress=json --no-reboot /root/v2.bin");
+    loop {
+        router.wait_for("{\"event\":\"progress\"");
+        let line = router.wait_for("\n");
+        let event: Value =
+            serde_json::from_str(&format!("{{\"event\":\"progress\"{}", line.trim()))
+                .unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert_eq!(
+            event["phase"], "flash",
+            "it was flashed before {percent} %: {event}"
+        );
+        if event["percent"].as_u64().is_some_and(|now| now >= percent) {
+            router.power_off();
+            return;
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn power_cuts_while_flashing_leave_the_old_system_and_the_next_run_goes_on() {
+    let disk = Disk::new();
+    let mut router = edited_router(&disk);
+    router.power_off();
+    for percent in [10, 50, 90] {
+        // Slow enough that the plug is pulled before it is done.
+        router = disk.start_with(&["--throttle", "4000000"]);
+        router.wait_for("boot: slot a, good");
+        router.log_in();
+        assert_old_configuration(&mut router);
+        cut_while_flashing(router, percent);
+    }
+
+    let mut router = disk.start();
+    router.wait_for("boot: slot a, good");
+    router.log_in();
+    assert_eq!(router.status()["next_boot"], "a");
+    assert_old_configuration(&mut router);
+    let answer = router.run("sysupgrade-rs --progress=none --json --no-reboot /root/v2.bin");
+    let answer: Value =
+        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
+    assert!(
+        answer["unchanged"].as_u64() > Some(1 << 20),
+        "what was written before the cuts is not written again: {answer}"
+    );
+    // Committed: power may go right now.
+    router.power_off();
+    assert_upgraded(&mut disk.start());
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn power_cuts_during_the_first_boot_leave_the_configuration_whole() {
+    let committed = Disk::new();
+    let mut router = edited_router(&committed);
+    router.run("sysupgrade-rs --no-reboot /root/v2.bin");
+    router.power_off();
+
+    let mut cuts = 0;
+    for write in (1..).step_by(6) {
+        let disk = committed.copy();
+        let Some(console) = disk.cut_before_write(write) else {
+            break; // the boot does fewer writes
+        };
+        if console.contains("boot: slot b") && !console.contains("was brought over") {
+            cuts += 1;
+        }
+        assert_upgraded(&mut disk.start());
+    }
+    assert!(cuts >= 3, "only {cuts} cuts fell into the first boot");
+}
