@@ -166,6 +166,36 @@ fn a_system_that_its_health_check_rejects_can_be_confirmed_by_hand() {
     assert_new_configuration(&mut router);
 }
 
+#[test]
+#[ignore = "needs QEMU"]
+fn a_first_boot_that_cannot_take_over_the_configuration_goes_back() {
+    let disk = Disk::new();
+    let mut router = edited_router(&disk);
+    router.run("sysupgrade-rs --no-reboot /root/v2.bin");
+    router.run("echo damage >>/data/sysupgrade-rs/archive-b.tar.gz; sync");
+    router.type_line("reboot");
+    router.wait_for("boot: slot b, on trial, tries left after this one: 2");
+    router.wait_for("first boot failed, rebooting");
+    assert_fell_back(&mut router, "could not take over the configuration");
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn a_proven_system_starts_without_boot_environment() {
+    let disk = Disk::new();
+    let mut router = edited_router(&disk);
+    router.run("dd if=/dev/zero of=/dev/disk/by-partlabel/env bs=512 count=8; sync");
+    router.type_line("reboot");
+    router.wait_for("boot: slot a, as a last resort");
+    router.log_in();
+    assert_old_configuration(&mut router);
+    let (status, answer) = router.attempt("sysupgrade-rs /root/v2.bin");
+    assert_eq!(
+        status, 30,
+        "no upgrade without a boot environment: {answer}"
+    );
+}
+
 /// Starts an upgrade and pulls the plug when so many percent are flashed.
 fn cut_while_flashing(mut router: Router, percent: u64) {
     router.type_line("sysupgrade-rs --progress=json --no-reboot /root/v2.bin");
