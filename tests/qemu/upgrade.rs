@@ -70,6 +70,10 @@ fn edited_router(disk: &Disk) -> Router {
 /// After an upgrade to a good version: it starts and proves itself, and has the configuration.
 fn assert_upgraded(router: &mut Router) {
     router.wait_for("boot: slot b, ");
+    assert_proven(router);
+}
+
+fn assert_proven(router: &mut Router) {
     router.log_in();
     let status = router.status();
     assert_eq!(status["standing"], "good", "{status}");
@@ -246,6 +250,31 @@ fn power_cuts_while_flashing_leave_the_old_system_and_the_next_run_goes_on() {
     // Committed: power may go right now.
     router.power_off();
     assert_upgraded(&mut disk.start());
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn a_power_cut_near_the_commit_leaves_one_whole_system_or_the_other() {
+    let edited = Disk::new();
+    edited_router(&edited).power_off();
+    for phase in ["read-back", "config", "commit"] {
+        let disk = edited.copy();
+        let mut router = disk.start();
+        router.log_in();
+        router.type_line("sysupgrade-rs --progress=json --no-reboot /root/v2.bin");
+        router.wait_for(&format!("\"phase\":\"{phase}\""));
+        router.power_off();
+
+        let mut router = disk.start();
+        router.wait_for("boot: slot ");
+        if router.wait_for("\n").starts_with('a') {
+            router.log_in();
+            assert_old_configuration(&mut router);
+            router.type_line("sysupgrade-rs /root/v2.bin");
+            router.wait_for("boot: slot ");
+        }
+        assert_proven(&mut router);
+    }
 }
 
 #[test]
