@@ -40,6 +40,11 @@ pub enum MachineError {
     /// The lock file.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The slot on trial has not taken its configuration over; confirming it would throw that away.
+    #[error(
+        "first boot has not brought the configuration over yet: run `sysupgrade-rs first-boot`"
+    )]
+    NoFirstBoot,
     /// Another run holds the lock.
     #[error("another run holds {}", path.display())]
     Busy {

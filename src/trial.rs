@@ -18,6 +18,13 @@ use crate::slots::{BootState, Condition, Slot, Standing};
 pub fn confirm(machine: &mut Machine) -> Result<bool, MachineError> {
     let running = machine.running;
     let before = machine.boot.load()?;
+    if let (Standing::OnTrial(_), Some(installed)) =
+        (before.standing(running), machine.installed(running)?)
+        && installed.stage == Stage::Writing
+        && installed.archive.is_some()
+    {
+        return Err(MachineError::NoFirstBoot);
+    }
     let after = machine.transit(|state| state.confirm(running))?;
     let recorded = confirm_records(machine)?;
     Ok(after != before || recorded)

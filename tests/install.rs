@@ -630,3 +630,23 @@ fn a_commit_that_fails_is_taken_back_even_if_it_has_landed() {
         (Slot::First, [Condition::Good, Condition::Unbootable])
     );
 }
+
+#[test]
+fn a_system_that_has_not_taken_its_configuration_over_cannot_be_confirmed() {
+    let (world, image) = router();
+    install(&world, &image).unwrap();
+    world.router.boot(|| Ok(true)).unwrap(); // an init script without first boot
+    assert_eq!(world.router.running().unwrap(), Some(Slot::Second));
+    let error = world::confirm(&world.router).unwrap_err();
+    assert!(error.to_string().contains("first-boot"), "{error}");
+    assert!(
+        world
+            .router
+            .dir()
+            .join("data/sysupgrade-rs/archive-b.tar.gz")
+            .exists()
+    );
+    assert!(world::first_boot(&world.router).unwrap());
+    world::confirm(&world.router).unwrap();
+    assert_eq!(conditions(&world).1[1], Condition::Good);
+}

@@ -403,6 +403,7 @@ impl From<MachineError> for Failure {
                 ExitCode::BoardUnreadable
             }
             MachineError::Transition(TransitionError::OnTrial) => ExitCode::OnTrial,
+            MachineError::NoFirstBoot => ExitCode::ConfigRefused,
             MachineError::Transition(_) | MachineError::Data(_) | MachineError::File(_) => {
                 ExitCode::Failed
             }
