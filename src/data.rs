@@ -168,6 +168,15 @@ impl Data {
         Ok(files::make_dirs(&self.dir, 0o700)?)
     }
 
+    /// Bytes that may still be written there, whether it exists yet or not.
+    ///
+    /// # Errors
+    /// When the file system cannot be asked.
+    pub fn free_space(&self) -> Result<u64, DataError> {
+        let existing = self.dir.ancestors().find(|dir| files::is_dir(dir));
+        Ok(files::free_space(existing.unwrap_or(&self.dir))?)
+    }
+
     fn slot_file(&self, slot: &str) -> PathBuf {
         self.dir.join(format!("slot-{slot}.json"))
     }

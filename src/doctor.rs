@@ -5,7 +5,6 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::board::Board;
-use crate::files;
 use crate::install::describe;
 use crate::machine::Machine;
 use crate::slots::{Slot, Standing};
@@ -112,13 +111,8 @@ fn examine_machine(checks: &mut Checks, machine: &mut Machine) {
     {
         checks.hint("the media of the slot that does not run must exist and must not be mounted");
     }
-    let dir = machine.data.dir().to_owned();
-    checks.of("data directory", machine.data.create(), |()| {
-        let free = files::free_space(&dir).map_or_else(
-            |error| describe(&error),
-            |free| format!("{free} bytes free"),
-        );
-        format!("{}, {free}", dir.display())
+    checks.of("data directory", machine.data.free_space(), |free| {
+        format!("{}, {free} bytes free", machine.data.dir().display())
     });
     checks.of(
         "records",

@@ -275,9 +275,7 @@ fn flash<R: Read>(
                     ..
                 } = part.part().clone();
                 meter.part.clone_from(&slot_part);
-                let Some(device) = parts.get_mut(&slot_part) else {
-                    continue;
-                }; // the plan has checked
+                let device = device(parts, &slot_part, slot)?;
                 let written = device.write_image(&mut meter.on(&mut part), raw_size);
                 let written = written.map_err(|error| match error {
                     FlashError::Source(error) => source_error(error, meter.watch),
@@ -307,10 +305,8 @@ fn read_back(
     watch.phase(Phase::ReadBack);
     let mut meter = Meter::new(watch, Phase::ReadBack, bytes);
     for part in &manifest.parts {
-        let Some(device) = parts.get_mut(&part.slot_part) else {
-            continue;
-        };
         let slot = machine.name(machine.target()).to_owned();
+        let device = device(parts, &part.slot_part, &slot)?;
         meter.part.clone_from(&part.slot_part);
         let mut hasher = Hasher::new();
         device
@@ -331,6 +327,19 @@ fn read_back(
         }
     }
     Ok(())
+}
+
+/// The medium of a part. The plan has refused images with other parts than the slot's; should it ever
+/// not, a part that is passed over must not look like one that is right.
+fn device<'p>(
+    parts: &'p mut Parts,
+    part: &str,
+    slot: &str,
+) -> Result<&'p mut Box<dyn Device>, InstallError> {
+    parts.get_mut(part).ok_or_else(|| InstallError::NoMedium {
+        part: part.to_owned(),
+        slot: slot.to_owned(),
+    })
 }
 
 /// Step 8: writes the archive, and reads it again from the medium before anything relies on it.

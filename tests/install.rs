@@ -650,3 +650,18 @@ fn a_system_that_has_not_taken_its_configuration_over_cannot_be_confirmed() {
     world::confirm(&world.router).unwrap();
     assert_eq!(conditions(&world).1[1], Condition::Good);
 }
+
+#[test]
+fn the_doctor_finds_a_new_router_in_order_and_changes_nothing() {
+    let (world, _) = router();
+    let before = Snapshot::read(world.router.dir()).unwrap();
+    let checks = sysupgrade_rs::doctor::examine(world.router.dir(), None);
+    for check in &checks {
+        assert!(check.ok, "{check:?}");
+    }
+    assert!(checks.len() >= 8, "only {} checks", checks.len());
+    assert!(
+        Snapshot::read(world.router.dir()).unwrap() == before,
+        "something was changed"
+    );
+}

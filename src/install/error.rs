@@ -31,6 +31,14 @@ pub enum InstallError {
     /// Between image and medium.
     #[error("cannot copy")]
     Copy(#[source] io::Error),
+    /// A part of the image for which the target has no medium.
+    #[error("slot {slot} has no part {part}")]
+    NoMedium {
+        /// Name of the part.
+        part: String,
+        /// The target.
+        slot: String,
+    },
     /// A medium of the target.
     #[error("part {part} of slot {slot}")]
     Flash {
@@ -129,6 +137,7 @@ impl InstallError {
             }
             Self::Machine(_)
             | Self::Copy(_)
+            | Self::NoMedium { .. }
             | Self::Flash { .. }
             | Self::ReadBack { .. }
             | Self::ArchiveReadBack

@@ -7,7 +7,6 @@ use crate::config::keep::KeepList;
 use crate::config::left_behind;
 use crate::config::report::Notice;
 use crate::data::{Installed, Stage};
-use crate::files;
 use crate::image::{Manifest, PartInfo};
 use crate::machine::Machine;
 use crate::report::{Reason, Refusal};
@@ -176,12 +175,7 @@ fn unfit(machine: &Machine, manifest: &Manifest, parts: &Parts) -> Vec<Refusal> 
 fn no_space(machine: &Machine, keep: &KeepList) -> Result<Option<Refusal>, InstallError> {
     /// Left free for records and for the file system's own needs.
     const RESERVE: u64 = 64 << 10;
-    let existing = machine
-        .data
-        .dir()
-        .ancestors()
-        .find(|dir| files::is_dir(dir));
-    let free = files::free_space(existing.unwrap_or(&machine.root))?;
+    let free = machine.data.free_space()?;
     let sizes = keep
         .paths()
         .map(|path| fs::symlink_metadata(machine.root.join(path.as_path())));
