@@ -79,10 +79,7 @@ pub fn decide(base: Option<&Entry>, user: Option<&Entry>, new: Option<&Entry>) -
             Winner::New
         };
         let mut decision = simple(take, action)?;
-        decision.conflicts.push(Conflict {
-            kind,
-            resolved: winner,
-        });
+        decision.conflicts.push(Conflict::whole(kind, winner));
         decision.attic = take == Take::New;
         Some(decision)
     };
@@ -192,10 +189,9 @@ fn merge_meta(
             gid: three_way(b.map(|b| b.gid), u.gid, n.gid).0,
         };
         if disputed {
-            decision.conflicts.push(Conflict {
-                kind: ConflictKind::Mode,
-                resolved: Winner::User,
-            });
+            decision
+                .conflicts
+                .push(Conflict::whole(ConflictKind::Mode, Winner::User));
         }
         // Only permissions were changed, and only by the user.
         if decision.action == Action::Same && decision.meta != n {
@@ -418,10 +414,7 @@ mod tests {
                 let new = with_mode(n, file(new));
                 let got = decide(base.as_ref(), Some(&user), Some(&new)).unwrap();
                 assert_eq!(got.meta.mode, wanted, "{b:?} {u:o} {n:o}");
-                let conflict = Conflict {
-                    kind: ConflictKind::Mode,
-                    resolved: Winner::User,
-                };
+                let conflict = Conflict::whole(ConflictKind::Mode, Winner::User);
                 assert_eq!(
                     got.conflicts.contains(&conflict),
                     disputed,

@@ -458,6 +458,7 @@ fn read_lines(
         notices.push(Notice {
             kind,
             path: String::new(),
+            locus: None,
             line: Some(line.clone()),
         });
     };

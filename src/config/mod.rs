@@ -42,7 +42,7 @@ use crate::files::FileError;
 
 pub use baseline::left_behind;
 pub use path::EntryPath;
-pub use tree::{Content, Entry, Kind, Meta};
+pub use tree::{Content, Entry, Kind, Meta, Tree};
 
 /// Where this program keeps what belongs to a configuration, below the root of a system. It is
 /// never itself configuration: nothing below it is kept, merged or restored.

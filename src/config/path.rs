@@ -119,6 +119,13 @@ impl EntryPath {
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     }
 
+    /// True if it is below that one.
+    pub(super) fn is_below(&self, dir: &Self) -> bool {
+        self.0
+            .strip_prefix(&*dir.0)
+            .is_some_and(|rest| rest.starts_with(b"/"))
+    }
+
     /// What follows this directory.
     pub(super) fn strip(&self, dir: &str) -> Option<Self> {
         let rest = self.0.strip_prefix(dir.as_bytes())?.strip_prefix(b"/")?;

@@ -107,10 +107,7 @@ impl Plan {
             decision.take = Take::Nothing;
             decision.action = Action::ConflictNew;
             decision.attic = !is_dir;
-            decision.conflicts = vec![Conflict {
-                kind: ConflictKind::Type,
-                resolved: Winner::New,
-            }];
+            decision.conflicts = vec![Conflict::whole(ConflictKind::Type, Winner::New)];
         }
     }
 

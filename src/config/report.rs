@@ -40,6 +40,12 @@ pub enum Action {
     StayDeleted,
     /// The user deleted it, it is there again.
     Restored,
+    /// The image's, always, as the policy says.
+    Replaced,
+    /// Never carried, as the policy says.
+    Dropped,
+    /// Changed by the user, but not among what is carried.
+    OutOfScope,
 }
 
 impl Action {
@@ -60,6 +66,9 @@ impl Action {
             Self::KeptOrphan => "kept-orphan",
             Self::StayDeleted => "stay-deleted",
             Self::Restored => "restored",
+            Self::Replaced => "replaced",
+            Self::Dropped => "dropped",
+            Self::OutOfScope => "out-of-scope",
         }
     }
 }
@@ -78,6 +87,8 @@ pub enum ConflictKind {
     Type,
     /// Permissions were changed differently.
     Mode,
+    /// Both changed it, and it cannot be merged: a program, binary, too large, or broken.
+    Unmergeable,
 }
 
 /// Who won a dispute.
@@ -90,13 +101,62 @@ pub enum Winner {
     New,
 }
 
+/// One side of a dispute, as it may be shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Shown {
+    /// A value.
+    Text(String),
+    /// Items of a list.
+    List(Vec<String>),
+    /// A password or key: neither it nor its digest is ever told (short secrets fall to a
+    /// dictionary).
+    Secret {
+        /// Always true.
+        secret: bool,
+    },
+}
+
+impl Shown {
+    /// What stands for a value that is not shown.
+    pub const SECRET: Self = Self::Secret { secret: true };
+}
+
 /// A dispute and its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conflict {
+    /// The place inside the file: `SECTION`, `SECTION.OPTION`, `SECTION.OPTION[ITEM]` for UCI, with
+    /// SECTION a name, `@type[key]` or `@type[index]`; `NAME[FIELD]` for accounts; `None` for the
+    /// whole file.
+    #[serde(default)]
+    pub locus: Option<String>,
     /// What about.
     pub kind: ConflictKind,
+    /// The old default; `None` if there is none, or if the dispute is about a whole file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<Shown>,
+    /// What the user made of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<Shown>,
+    /// The new default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new: Option<Shown>,
     /// Who won.
     pub resolved: Winner,
+}
+
+impl Conflict {
+    /// A dispute about a whole file.
+    pub(super) fn whole(kind: ConflictKind, resolved: Winner) -> Self {
+        Self {
+            locus: None,
+            kind,
+            default: None,
+            user: None,
+            new: None,
+            resolved,
+        }
+    }
 }
 
 /// What happened to one path.
@@ -149,8 +209,16 @@ pub enum NoticeKind {
     NotKept,
     /// The user deleted it and the image changed it.
     DeleteChange,
-    /// Accounts of the image that the user's file lacked were appended.
+    /// Software of the image needs an account that the user had deleted: it is there again.
     AccountRestored,
+    /// A new account got another number, because its own is taken.
+    IdReassigned,
+    /// A default that the user had deleted is there again, as the policy says.
+    Restored,
+    /// The image dropped it, nobody told the user's change of it: it stays, maybe without use.
+    OrphanKept,
+    /// A decision that was stored for this place does not fit any more: it was not followed.
+    ResolutionStale,
     /// A set-user-id or set-group-id bit that the image does not have was taken away.
     SetIdCleared,
     /// The user's version is below `/etc/sysupgrade/attic`.
@@ -225,7 +293,13 @@ impl NoticeKind {
             Self::Vanished => "was gone when it was read",
             Self::NotKept => "differs from its default, but no keep list names it; it stays behind",
             Self::DeleteChange => "deleted by the user, changed by the new image",
-            Self::AccountRestored => "accounts of the image were appended",
+            Self::AccountRestored => "software of the image needs this account: it is there again",
+            Self::IdReassigned => "its number is taken, the new account got another one",
+            Self::Restored => "you had deleted it; it is there again",
+            Self::OrphanKept => "the new image does not have it any more; yours stays",
+            Self::ResolutionStale => {
+                "a stored decision was not followed: what it was about has changed since"
+            }
             Self::SetIdCleared => "lost its set-user-id and set-group-id bits",
             Self::Attic => "your version is in /etc/sysupgrade/attic",
             Self::AtticFull => "your version did not fit into the attic; it is in the old slot",
@@ -253,6 +327,9 @@ pub struct Notice {
     pub kind: NoticeKind,
     /// About which path or word; lossless text as that of [`EntryPath`].
     pub path: String,
+    /// The place inside the file, as of a [`Conflict`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locus: Option<String>,
     /// Where it was written, for keep lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<Line>,
@@ -274,8 +351,15 @@ impl Notice {
         Self {
             kind,
             path: path.into(),
+            locus: None,
             line: None,
         }
+    }
+
+    /// About a place inside the file.
+    pub(super) fn at(mut self, locus: impl Into<String>) -> Self {
+        self.locus = Some(locus.into());
+        self
     }
 }
 
@@ -285,7 +369,11 @@ impl fmt::Display for Notice {
             write!(f, "{}:{}: ", line.file, line.number)?;
         }
         if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
+            f.write_str(&self.path)?;
+            if let Some(locus) = &self.locus {
+                write!(f, "#{locus}")?;
+            }
+            f.write_str(": ")?;
         }
         f.write_str(self.kind.text())
     }

@@ -1,11 +1,12 @@
 //! Entries of a file tree, read without ever following a link.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use rustix::fs::OFlags;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -297,4 +298,171 @@ pub(super) fn hash(source: &mut dyn Read) -> io::Result<(u64, Digest)> {
     let mut hasher = Hasher::new();
     let count = io::copy(source, &mut hasher)?;
     Ok((count, hasher.finish()))
+}
+
+/// One of the trees that a merge works on, as a value: what stands at each path, and where its
+/// bytes are. Steps change it without touching what it was read from.
+#[derive(Clone, Debug, Default)]
+pub struct Tree {
+    leaves: BTreeMap<EntryPath, Leaf>,
+}
+
+#[derive(Clone, Debug)]
+struct Leaf {
+    entry: Entry,
+    place: Place,
+    /// Seconds since 1970; of a file.
+    modified: u64,
+}
+
+/// Where the bytes of a file are.
+#[derive(Clone, Debug)]
+enum Place {
+    /// At the same path below this root.
+    Below(Rc<Path>),
+    /// Here; also said of links and directories, which have none.
+    Here(Rc<[u8]>),
+}
+
+impl Tree {
+    /// Reads everything below `dir` (the whole tree if that is empty) of the tree at `root`.
+    /// Sockets, fifos and devices are passed over. What was read before at the same path is
+    /// replaced.
+    ///
+    /// # Errors
+    /// When something cannot be read.
+    pub fn read(&mut self, root: &Path, dir: &str) -> files::Result<()> {
+        let place: Rc<Path> = root.into();
+        let start = root.join(dir);
+        if !files::is_dir(&start) {
+            return Ok(());
+        }
+        for below in walk(&start)? {
+            let path = [dir.as_bytes(), b"/", below.as_bytes()].concat();
+            let Ok(path) = EntryPath::new(&path) else {
+                continue;
+            };
+            self.read_entry(&place, &path)?;
+        }
+        Ok(())
+    }
+
+    /// Reads one entry of the tree at `root`; nothing happens if there is none.
+    pub(super) fn read_entry(&mut self, root: &Rc<Path>, path: &EntryPath) -> files::Result<()> {
+        let Some(entry) = entry(root, path)? else {
+            return Ok(());
+        };
+        let modified = node(root, path)?.map_or(0, |node| node.modified);
+        self.insert(path.clone(), entry, Rc::clone(root), modified);
+        Ok(())
+    }
+
+    /// Says that an entry stands below `root`, with this content, permissions and owner.
+    pub(super) fn insert(&mut self, path: EntryPath, entry: Entry, root: Rc<Path>, modified: u64) {
+        let place = match entry.content {
+            Content::File { .. } => Place::Below(root),
+            Content::Link { .. } | Content::Dir => Place::Here(Rc::default()),
+        };
+        let leaf = Leaf {
+            entry,
+            place,
+            modified,
+        };
+        self.leaves.insert(path, leaf);
+    }
+
+    /// What stands at a path.
+    #[must_use]
+    pub fn get(&self, path: &EntryPath) -> Option<&Entry> {
+        self.leaves.get(path).map(|leaf| &leaf.entry)
+    }
+
+    /// Every path with what stands there, sorted.
+    pub fn iter(&self) -> impl Iterator<Item = (&EntryPath, &Entry)> {
+        self.leaves.iter().map(|(path, leaf)| (path, &leaf.entry))
+    }
+
+    /// When a file was changed last, seconds since 1970.
+    pub(super) fn modified(&self, path: &EntryPath) -> u64 {
+        self.leaves.get(path).map_or(0, |leaf| leaf.modified)
+    }
+
+    /// The bytes of a file of at most `most` bytes; nothing if it is longer or no file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not what it was any more.
+    pub fn bytes(&self, path: &EntryPath, most: u64) -> files::Result<Option<Vec<u8>>> {
+        let Some(leaf) = self.leaves.get(path) else {
+            return Ok(None);
+        };
+        let Content::File { size, sha256 } = leaf.entry.content else {
+            return Ok(None);
+        };
+        if size > most {
+            return Ok(None);
+        }
+        match &leaf.place {
+            Place::Here(bytes) => Ok(Some(bytes.to_vec())),
+            Place::Below(root) => {
+                let (file, _) = open(root, path)?;
+                let place = path.under(root);
+                let mut bytes = Vec::new();
+                file.take(most)
+                    .read_to_end(&mut bytes)
+                    .map_err(FileError::at("read", &place))?;
+                if Digest::of(&bytes) != sha256 {
+                    let changed = io::Error::new(io::ErrorKind::InvalidData, "changed meanwhile");
+                    return Err(FileError::at("read", &place)(changed));
+                }
+                Ok(Some(bytes))
+            }
+        }
+    }
+
+    /// Opens a file for reading; the path is for messages. Nothing if it is no file.
+    pub(super) fn open(&self, path: &EntryPath) -> files::Result<Option<(Box<dyn Read>, PathBuf)>> {
+        let leaf = self.leaves.get(path);
+        let Some(leaf) = leaf.filter(|leaf| leaf.entry.content.kind() == Kind::File) else {
+            return Ok(None);
+        };
+        Ok(Some(match &leaf.place {
+            Place::Here(bytes) => {
+                let bytes = io::Cursor::new(Rc::clone(bytes));
+                (Box::new(bytes), path.as_path().to_owned())
+            }
+            Place::Below(root) => (Box::new(open(root, path)?.0), path.under(root)),
+        }))
+    }
+
+    /// Puts a file of these bytes at a path. It keeps the permissions and owner of the file that
+    /// was there, or gets these.
+    pub fn put(&mut self, path: &EntryPath, bytes: Vec<u8>, otherwise: Meta) {
+        let before = self.leaves.get(path);
+        let before = before.filter(|leaf| leaf.entry.content.kind() == Kind::File);
+        let leaf = Leaf {
+            entry: Entry {
+                content: Content::File {
+                    size: bytes.len() as u64,
+                    sha256: Digest::of(&bytes),
+                },
+                meta: before.map_or(otherwise, |leaf| leaf.entry.meta),
+            },
+            modified: before.map_or(0, |leaf| leaf.modified),
+            place: Place::Here(bytes.into()),
+        };
+        self.leaves.insert(path.clone(), leaf);
+    }
+
+    /// Changes permissions and owner of what stands at a path.
+    pub fn set_meta(&mut self, path: &EntryPath, meta: Meta) {
+        if let Some(leaf) = self.leaves.get_mut(path) {
+            leaf.entry.meta = meta;
+        }
+    }
+
+    /// Takes an entry away, and everything below it.
+    pub fn remove(&mut self, path: &EntryPath) {
+        self.leaves
+            .retain(|found, _| found != path && !found.is_below(path));
+    }
 }
