@@ -23,6 +23,7 @@ pub mod bundle;
 pub mod decide;
 mod in_place;
 pub mod keep;
+mod merge;
 mod path;
 mod pattern;
 mod place;

@@ -219,6 +219,10 @@ pub enum NoticeKind {
     OrphanKept,
     /// A decision that was stored for this place does not fit any more: it was not followed.
     ResolutionStale,
+    /// A word of a policy that is not understood: its line was passed over.
+    PolicyLine,
+    /// A policy has more lines than are followed.
+    PolicyTooLong,
     /// A set-user-id or set-group-id bit that the image does not have was taken away.
     SetIdCleared,
     /// The user's version is below `/etc/sysupgrade/attic`.
@@ -299,6 +303,10 @@ impl NoticeKind {
             Self::OrphanKept => "the new image does not have it any more; yours stays",
             Self::ResolutionStale => {
                 "a stored decision was not followed: what it was about has changed since"
+            }
+            Self::PolicyLine => "not understood; this line of the policy was not followed",
+            Self::PolicyTooLong => {
+                "the policy has too many lines; this one and those after it were not followed"
             }
             Self::SetIdCleared => "lost its set-user-id and set-group-id bits",
             Self::Attic => "your version is in /etc/sysupgrade/attic",

@@ -1,0 +1,4 @@
+//! Two changes of one default become one file.
+
+#[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
+mod policy;
