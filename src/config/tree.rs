@@ -273,7 +273,10 @@ pub(super) fn read_link(root: &Path, path: &EntryPath) -> files::Result<Box<[u8]
 
 /// Opens a regular file for reading; not a link, and without waiting for a fifo's other end.
 pub(super) fn open(root: &Path, path: &EntryPath) -> files::Result<(File, Node)> {
-    let path = path.under(root);
+    open_file(&path.under(root))
+}
+
+fn open_file(path: &Path) -> files::Result<(File, Node)> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     #[expect(
         clippy::cast_possible_wrap,
@@ -282,13 +285,13 @@ pub(super) fn open(root: &Path, path: &EntryPath) -> files::Result<(File, Node)>
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(flags.bits() as i32)
-        .open(&path)
-        .map_err(FileError::at("open", &path))?;
-    let metadata = file.metadata().map_err(FileError::at("examine", &path))?;
+        .open(path)
+        .map_err(FileError::at("open", path))?;
+    let metadata = file.metadata().map_err(FileError::at("examine", path))?;
     let node = Node::of(&metadata);
     if node.kind != Some(Kind::File) {
         let changed = io::Error::new(io::ErrorKind::InvalidInput, "no regular file any more");
-        return Err(FileError::at("open", &path)(changed));
+        return Err(FileError::at("open", path)(changed));
     }
     Ok((file, node))
 }
@@ -318,8 +321,8 @@ struct Leaf {
 /// Where the bytes of a file are.
 #[derive(Clone, Debug)]
 enum Place {
-    /// At the same path below this root.
-    Below(Rc<Path>),
+    /// In this file.
+    At(Rc<Path>),
     /// Here; also said of links and directories, which have none.
     Here(Rc<[u8]>),
 }
@@ -332,7 +335,6 @@ impl Tree {
     /// # Errors
     /// When something cannot be read.
     pub fn read(&mut self, root: &Path, dir: &str) -> files::Result<()> {
-        let place: Rc<Path> = root.into();
         let start = root.join(dir);
         if !files::is_dir(&start) {
             return Ok(());
@@ -342,18 +344,18 @@ impl Tree {
             let Ok(path) = EntryPath::new(&path) else {
                 continue;
             };
-            self.read_entry(&place, &path)?;
+            self.read_entry(root, &path)?;
         }
         Ok(())
     }
 
     /// Reads one entry of the tree at `root`; nothing happens if there is none.
-    pub(super) fn read_entry(&mut self, root: &Rc<Path>, path: &EntryPath) -> files::Result<()> {
+    pub(super) fn read_entry(&mut self, root: &Path, path: &EntryPath) -> files::Result<()> {
         let Some(entry) = entry(root, path)? else {
             return Ok(());
         };
         let modified = node(root, path)?.map_or(0, |node| node.modified);
-        self.insert(path.clone(), entry, Rc::clone(root), modified);
+        self.insert(path.clone(), entry, &path.under(root), modified);
         Ok(())
     }
 
@@ -403,16 +405,15 @@ impl Tree {
         }
         match &leaf.place {
             Place::Here(bytes) => Ok(Some(bytes.to_vec())),
-            Place::Below(root) => {
-                let (file, _) = open(root, path)?;
-                let place = path.under(root);
+            Place::At(place) => {
+                let (file, _) = open_file(place)?;
                 let mut bytes = Vec::new();
                 file.take(most)
                     .read_to_end(&mut bytes)
-                    .map_err(FileError::at("read", &place))?;
+                    .map_err(FileError::at("read", place))?;
                 if Digest::of(&bytes) != sha256 {
                     let changed = io::Error::new(io::ErrorKind::InvalidData, "changed meanwhile");
-                    return Err(FileError::at("read", &place)(changed));
+                    return Err(FileError::at("read", place)(changed));
                 }
                 Ok(Some(bytes))
             }
@@ -430,7 +431,7 @@ impl Tree {
                 let bytes = io::Cursor::new(Rc::clone(bytes));
                 (Box::new(bytes), path.as_path().to_owned())
             }
-            Place::Below(root) => (Box::new(open(root, path)?.0), path.under(root)),
+            Place::At(place) => (Box::new(open_file(place)?.0), place.to_path_buf()),
         }))
     }
 
@@ -451,6 +452,15 @@ impl Tree {
             place: Place::Here(bytes.into()),
         };
         self.leaves.insert(path.clone(), leaf);
+    }
+
+    /// Puts what another tree has at `of` at `path`, with these permissions and owner.
+    pub(super) fn take(&mut self, path: &EntryPath, from: &Self, of: &EntryPath, meta: Meta) {
+        if let Some(leaf) = from.leaves.get(of) {
+            let mut leaf = leaf.clone();
+            leaf.entry.meta = meta;
+            self.leaves.insert(path.clone(), leaf);
+        }
     }
 
     /// Changes permissions and owner of what stands at a path.
