@@ -359,10 +359,11 @@ impl Tree {
         Ok(())
     }
 
-    /// Says that an entry stands below `root`, with this content, permissions and owner.
-    pub(super) fn insert(&mut self, path: EntryPath, entry: Entry, root: Rc<Path>, modified: u64) {
+    /// Says what stands at a path; the bytes of a file are those of `file`, which need not have its
+    /// permissions and owner.
+    pub(super) fn insert(&mut self, path: EntryPath, entry: Entry, file: &Path, modified: u64) {
         let place = match entry.content {
-            Content::File { .. } => Place::Below(root),
+            Content::File { .. } => Place::At(file.into()),
             Content::Link { .. } | Content::Dir => Place::Here(Rc::default()),
         };
         let leaf = Leaf {
