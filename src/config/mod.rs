@@ -34,6 +34,7 @@ pub mod restore;
 mod stage;
 mod tarball;
 mod tree;
+pub mod uci;
 
 use std::io;
 
