@@ -152,22 +152,35 @@ impl NewFile {
         if fs::symlink_metadata(&temporary).is_ok() {
             remove_file(&temporary)?; // a leftover, perhaps with other permissions
         }
+        Self::create_at(path, &temporary, mode)
+    }
+
+    /// Opens the file right under its name, which must be free: for a tree that nobody looks at
+    /// before it is whole. No other name of the tree is touched, `.NAME.new` in particular.
+    ///
+    /// # Errors
+    /// When the name is taken, or the file cannot be created.
+    pub fn create_directly(path: &Path, mode: u32) -> Result<Self> {
+        Self::create_at(path, path, mode)
+    }
+
+    fn create_at(path: &Path, temporary: &Path, mode: u32) -> Result<Self> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create_new(true)
             .mode(mode)
-            .open(&temporary)
-            .map_err(FileError::at("create", &temporary))?;
+            .open(temporary)
+            .map_err(FileError::at("create", temporary))?;
         file.set_permissions(fs::Permissions::from_mode(mode))
-            .map_err(FileError::at("set the mode of", &temporary))?;
+            .map_err(FileError::at("set the mode of", temporary))?;
         record!(Create {
-            path: temporary.clone(),
+            path: temporary.to_owned(),
             mode
         });
         Ok(Self {
             path: path.to_owned(),
-            temporary,
+            temporary: temporary.to_owned(),
             file: Some(file),
             mode,
             len: 0,
@@ -201,7 +214,7 @@ impl NewFile {
             path: self.temporary.clone()
         });
         drop(file);
-        rename(&self.temporary, &self.path)?;
+        self.take_name()?;
         sync_dir(parent_of(&self.path))
     }
 
@@ -211,6 +224,13 @@ impl NewFile {
     /// When the rename fails.
     pub fn place(mut self) -> Result<()> {
         drop(self.file.take());
+        self.take_name()
+    }
+
+    fn take_name(&self) -> Result<()> {
+        if self.temporary == self.path {
+            return Ok(());
+        }
         rename(&self.temporary, &self.path)
     }
 }
@@ -539,9 +559,11 @@ pub fn set_owner(path: &Path, uid: u32, gid: u32) -> Result<()> {
 /// # Errors
 /// When the system refuses.
 pub fn set_modified(path: &Path, seconds: u64) -> Result<()> {
-    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+    let since = std::time::Duration::from_secs(seconds);
+    let time = (std::time::UNIX_EPOCH.checked_add(since))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no clock shows that time"));
     File::open(path)
-        .and_then(|file| file.set_modified(time))
+        .and_then(|file| file.set_modified(time?))
         .map_err(FileError::at("set the time of", path))
 }
 
