@@ -2,3 +2,5 @@
 
 #[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
 mod policy;
+#[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
+mod text;
