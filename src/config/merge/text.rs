@@ -364,7 +364,8 @@ mod tests {
         check(&base, &user, &new, Some(&format!("first\n{base}last\n")));
         // Where the bound lies; the ends of lines may be alike, which counts for a line.
         for (count, compared) in [(MAX_CHANGED, true), (MAX_CHANGED + 2, false)] {
-            let side = Side::new(text("a", count).as_bytes(), text("b", count).as_bytes());
+            let (base, side) = (text("a", count), text("b", count));
+            let side = Side::new(base.as_bytes(), side.as_bytes());
             assert_eq!(side.is_some(), compared, "{count}");
         }
     }
