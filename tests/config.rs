@@ -437,7 +437,7 @@ fn what_was_changed_and_is_not_kept_is_named() {
         ("etc/board.json", None, "{}"),
         ("etc/config.apk-new", None, "theirs"),
         ("etc/rc.d/S10x", None, "made by the system"),
-        ("etc/sysupgrade/state.json", None, "ours"),
+        ("etc/sysupgrade/reports/1", None, "ours"),
         ("root/scratch", None, "not below /etc"),
     ] {
         upgrade.write("root", path, user);

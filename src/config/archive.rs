@@ -1,25 +1,34 @@
-//! The archive in which a configuration crosses the flash: written, and verified.
+//! The archive in which a configuration crosses the flash: written here, read in [`read`].
 //!
 //! One gzip member with an empty flag byte (block-device carriers of stock systems know a backup
 //! by `1f 8b 08 00`), mtime 0 and OS 3; in it a tar that stock tools can restore, laid out as
 //! [`super::bundle`] says. What the bundle says of a file was taken from the very bytes that went
 //! into the archive, so that a file that changes meanwhile cannot make the two disagree.
 
-use std::fs;
-use std::io::{self, BufReader, Read, Write};
+mod read;
+
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::{Compression, GzBuilder};
+use serde_json::Value;
 
 use super::baseline::{Baseline, is_same, left_behind};
-use super::bundle::{self, BASELINE, BUNDLE, Bundle, Deletion, Directory, OldDefault, Scope};
+use super::bundle::{
+    self, BASELINE, BUNDLE, Bundle, Deletion, Directory, MAX_BUNDLE, MAX_DOCUMENT, OldDefault,
+    RESOLUTIONS, STATE, Scope, Services,
+};
 use super::keep::KeepList;
+use super::owners::Owners;
 use super::report::{Notice, NoticeKind};
-use super::tarball::{AppendError, Gunzip, Head, Member, MemberKind, Members, Tarball};
+use super::tarball::{AppendError, Head, Tarball};
 use super::tree::{self, Content, Entry, Kind, Meta, Node};
-use super::{ConfigError, EntryPath, MAX_CONTENT, MAX_ENTRIES};
+use super::{ConfigError, EntryPath, MAX_CONTENT, MAX_ENTRIES, services};
 use crate::digest::Hashing;
 use crate::files::FileError;
+
+pub use read::{Origin, Unpacked, inspect, unpack, verify};
+pub(super) use read::{count_content, members, path_of};
 
 /// Files up to this size are read before their header is written, so that one that is being
 /// rewritten has its new size or its old one. Configuration files are far smaller.
@@ -27,8 +36,10 @@ const READ_AHEAD: u64 = 256 << 10;
 
 /// What an archive may unpack to: contents, and a header, padding and name records for each entry
 /// and its default.
-pub(super) const MAX_UNPACKED: u64 =
-    MAX_CONTENT + bundle::MAX_BUNDLE + 2 * MAX_ENTRIES as u64 * (10 << 10);
+pub(super) const MAX_UNPACKED: u64 = MAX_CONTENT + MAX_BUNDLE + 2 * MAX_ENTRIES as u64 * (10 << 10);
+
+/// The most bytes of all names of an archive together: its bundle has to list them.
+const MAX_NAMES: u64 = MAX_BUNDLE;
 
 /// What is written into an archive.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +92,10 @@ pub fn write(out: impl Write, source: &Source) -> Result<Summary, ConfigError> {
             directories: Vec::new(),
             deletions: Vec::new(),
             notices: source.keep.notices().to_vec(),
+            services: None,
+            owners: Owners::default(),
+            state: document(source.root, STATE)?,
+            resolutions: document(source.root, RESOLUTIONS)?,
         },
         changed: Vec::new(),
         summary: Summary::default(),
@@ -93,6 +108,7 @@ pub fn write(out: impl Write, source: &Source) -> Result<Summary, ConfigError> {
     writer.write_baseline()?;
     let left = left_behind(source.root, source.keep, source.defaults)?;
     writer.bundle.notices.extend(left);
+    writer.describe_system()?;
     writer.finish()
 }
 
@@ -185,9 +201,28 @@ impl<W: Write> Writer<'_, flate2::write::GzEncoder<W>> {
         Ok(())
     }
 
+    /// What the merge must know of the system beyond its files.
+    fn describe_system(&mut self) -> Result<(), ConfigError> {
+        let Source { root, .. } = *self.source;
+        if let Some(user) = services::enabled(root)? {
+            let default = self.baseline.services()?;
+            self.bundle.services = Some(Services { default, user });
+        }
+        let members = self.bundle.members.iter().map(|member| &member.entry.meta);
+        let directories = self.bundle.directories.iter().map(|dir| &dir.meta);
+        self.bundle.owners = Owners::of(root, members.chain(directories))?;
+        Ok(())
+    }
+
     fn finish(mut self) -> Result<Summary, ConfigError> {
         let bytes =
             serde_json::to_vec(&self.bundle).map_err(|error| ConfigError::Write(error.into()))?;
+        if bytes.len() as u64 > MAX_BUNDLE {
+            return Err(ConfigError::TooMuch {
+                what: "size of the list of all kept files in bytes",
+                most: MAX_BUNDLE,
+            });
+        }
         let head = Head {
             meta: Meta {
                 mode: 0o600,
@@ -306,188 +341,27 @@ impl<W: Write> Writer<'_, flate2::write::GzEncoder<W>> {
     }
 }
 
-/// Who made an archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// [`write`]: it was verified against its own bundle.
-    Own,
-    /// Another tool, stock `sysupgrade -b` for one: the bundle was made from what it holds, and
-    /// says that no old default is known.
-    Foreign,
-}
-
-/// Verifies a whole archive against its own bundle, in memory that does not depend on the size of
-/// its files.
-///
-/// # Errors
-/// When it cannot be read, is cut, altered, or has a member too many or too few, or no bundle.
-pub fn verify(source: impl Read) -> Result<Bundle, ConfigError> {
-    match inspect(source)? {
-        (bundle, Origin::Own) => Ok(bundle),
-        (_, Origin::Foreign) => Err(ConfigError::damaged(BUNDLE, "is missing")),
+/// A JSON document of the program's own, as it is.
+fn document(root: &Path, name: &str) -> Result<Option<Value>, ConfigError> {
+    let path =
+        EntryPath::new(name.as_bytes()).map_err(|why| ConfigError::damaged(name, why.problem()))?;
+    if tree::node(root, &path)?.is_none() {
+        return Ok(None);
     }
-}
-
-/// [`verify`], but an archive that another tool made is read, too.
-///
-/// # Errors
-/// As [`verify`]; an archive without a bundle must still be a whole gzip stream and a whole tar, of
-/// plain names, each once.
-pub fn inspect(source: impl Read) -> Result<(Bundle, Origin), ConfigError> {
-    let mut members = Members::new(Gunzip::new(BufReader::new(source), MAX_UNPACKED, true));
-    let mut seen = Vec::new();
-    let mut notices = Vec::new();
-    let mut own = None;
-    let mut content = 0;
-    while let Some(member) = members.next().map_err(ConfigError::Read)? {
-        count_content(&mut content, &member)?;
-        let path = path_of(&member)?;
-        if own.is_some() {
-            return Err(ConfigError::damaged(&path, "follows the bundle"));
-        }
-        if path.as_bytes() == BUNDLE.as_bytes() {
-            own = Some(read_bundle(&mut members, &member)?);
-            continue;
-        }
-        let content = match &member.kind {
-            MemberKind::File => {
-                let (size, sha256) = tree::hash(&mut members).map_err(ConfigError::Read)?;
-                Content::File { size, sha256 }
-            }
-            MemberKind::Link(target) => Content::Link {
-                target: target.clone().into(),
-            },
-            MemberKind::Dir => Content::Dir,
-            MemberKind::HardLink(_) | MemberKind::Other => {
-                notices.push(Notice::new(NoticeKind::SpecialFile, &path));
-                continue;
-            }
-        };
-        let mut meta = member.meta;
-        if content.kind() == Kind::Link {
-            meta.mode = 0o777; // what tools store here differs, and says nothing
-        }
-        seen.push((path, Entry { content, meta }));
-        if seen.len() > 2 * MAX_ENTRIES {
-            return Err(ConfigError::TooMuch {
-                what: "number of members",
-                most: 2 * MAX_ENTRIES as u64,
-            });
-        }
-    }
-    if members.drain().map_err(ConfigError::Read)? {
-        return Err(ConfigError::damaged(
-            "its end",
-            "bytes follow the last member",
-        ));
-    }
-    let (bundle, origin) = match own {
-        Some(bundle) => {
-            compare(&bundle, &seen)?;
-            if let Some(notice) = notices.first() {
-                return Err(ConfigError::damaged(
-                    &notice.path,
-                    "is no file, link or directory",
-                ));
-            }
-            (bundle, Origin::Own)
-        }
-        None => (foreign(seen, notices), Origin::Foreign),
-    };
-    bundle.check()?;
-    Ok((bundle, origin))
-}
-
-/// Adds what a member announces to the sum of all; refuses more than [`MAX_CONTENT`].
-pub(super) fn count_content(sum: &mut u64, member: &Member) -> Result<(), ConfigError> {
-    *sum = sum.saturating_add(member.size);
-    if *sum > MAX_CONTENT {
-        return Err(ConfigError::TooMuch {
-            what: "size of the files in the archive in bytes",
-            most: MAX_CONTENT,
-        });
-    }
-    Ok(())
-}
-
-/// The name of a member; anything that leads out of the tree is refused.
-pub(super) fn path_of(member: &Member) -> Result<EntryPath, ConfigError> {
-    EntryPath::new(&member.name)
-        .map_err(|why| ConfigError::damaged(super::path::escape(&member.name), why.problem()))
-}
-
-fn read_bundle(members: &mut impl Read, member: &Member) -> Result<Bundle, ConfigError> {
-    if member.kind != MemberKind::File || member.size > bundle::MAX_BUNDLE {
-        return Err(ConfigError::damaged(BUNDLE, "is too large or no file"));
+    let (file, node) = tree::open(root, &path)?;
+    if node.size > MAX_DOCUMENT {
+        let long = io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("longer than {MAX_DOCUMENT} bytes"),
+        );
+        return Err(FileError::at("read", &path.under(root))(long).into());
     }
     let mut bytes = Vec::new();
-    members.read_to_end(&mut bytes).map_err(ConfigError::Read)?;
-    serde_json::from_slice(&bytes).map_err(|error| ConfigError::damaged(BUNDLE, error.to_string()))
-}
-
-fn compare(bundle: &Bundle, seen: &[(EntryPath, Entry)]) -> Result<(), ConfigError> {
-    for (listed, (path, entry)) in bundle.members.iter().zip(seen) {
-        if listed.path != *path {
-            let problem = format!("stands where the bundle lists `{}`", listed.path);
-            return Err(ConfigError::damaged(path, problem));
-        }
-        if listed.entry != *entry {
-            return Err(ConfigError::damaged(path, "is not what the bundle says"));
-        }
+    file.take(MAX_DOCUMENT)
+        .read_to_end(&mut bytes)
+        .map_err(FileError::at("read", &path.under(root)))?;
+    match serde_json::from_slice(&bytes) {
+        Ok(document) => Ok(Some(document)),
+        Err(source) => Err(ConfigError::NotJson { path, source }),
     }
-    if bundle.members.len() == seen.len() {
-        return Ok(());
-    }
-    let problem = format!(
-        "lists {} members, there are {}",
-        bundle.members.len(),
-        seen.len()
-    );
-    Err(ConfigError::damaged(BUNDLE, problem))
-}
-
-/// The bundle of an archive that has none.
-fn foreign(seen: Vec<(EntryPath, Entry)>, mut notices: Vec<Notice>) -> Bundle {
-    let mut members = Vec::new();
-    let mut directories = Vec::new();
-    for (path, Entry { content, meta }) in seen {
-        let default = OldDefault::None;
-        if path.is_within(super::STATE_DIR) {
-            notices.push(Notice::new(NoticeKind::StateFile, &path));
-        } else if content == Content::Dir {
-            directories.push(Directory {
-                path,
-                meta,
-                default,
-            });
-        } else {
-            members.push(bundle::Member {
-                path,
-                entry: Entry { content, meta },
-                default: Some(default),
-                generated: false,
-            });
-        }
-    }
-    notices.push(Notice::new(NoticeKind::NoBaseline, ""));
-    Bundle {
-        format: bundle::FORMAT,
-        from_version: String::new(),
-        board: String::new(),
-        scope: Scope::Declared,
-        members,
-        directories,
-        deletions: Vec::new(),
-        notices,
-    }
-}
-
-/// Opens an archive file and reads it member by member. Only for one that [`inspect`] accepted.
-pub(super) fn members(path: &Path) -> Result<Members<Gunzip<BufReader<fs::File>>>, ConfigError> {
-    let file = fs::File::open(path).map_err(FileError::at("open", path))?;
-    Ok(Members::new(Gunzip::new(
-        BufReader::new(file),
-        MAX_UNPACKED,
-        true,
-    )))
 }

@@ -9,7 +9,7 @@ use super::bundle::BASELINE;
 use super::keep::KeepList;
 use super::report::{Notice, NoticeKind};
 use super::tree::{self, Content, Entry, Kind, Node};
-use super::{ConfigError, EntryPath, STATE_DIR};
+use super::{ConfigError, EntryPath, STATE_DIR, services};
 
 /// The defaults of the running image: the shipped files, and over them those that the first boot
 /// made and that were stored then.
@@ -40,6 +40,18 @@ impl Baseline {
             paths.extend(keep.elsewhere(defaults)?);
         }
         Ok(paths)
+    }
+
+    /// Services that start at boot by default, if that is known. The store has all links or none:
+    /// that one of them is gone could not be told otherwise.
+    pub(super) fn services(&self) -> Result<Option<BTreeSet<String>>, ConfigError> {
+        if let Some(stored) = services::enabled(&self.store)? {
+            return Ok(Some(stored));
+        }
+        match &self.defaults {
+            Some(defaults) => Ok(Some(services::enabled(defaults)?.unwrap_or_default())),
+            None => Ok(None),
+        }
     }
 
     /// The default of a path: below which root, what it is, and whether it was generated.

@@ -12,13 +12,15 @@
 //! [`Bundle::check`] is the meaning of the format: what an archive must fulfil beyond having
 //! exactly the members that its bundle lists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::owners::Owners;
 use super::report::Notice;
 use super::tree::{Content, Entry, Kind, Meta};
-use super::{ConfigError, EntryPath, STATE_DIR};
+use super::{ConfigError, EntryPath, STATE_DIR, services};
 
 /// Version of the bundle. Another one is refused: what an archive means is not guessed.
 pub const FORMAT: u32 = 1;
@@ -28,6 +30,15 @@ pub const BUNDLE: &str = "etc/sysupgrade/bundle.json";
 
 /// Old defaults are below this, in an archive and on a system.
 pub const BASELINE: &str = "etc/sysupgrade/baseline";
+
+/// What a configuration remembers of the migrations that were applied to it.
+pub const STATE: &str = "etc/sysupgrade/state.json";
+
+/// What the user has decided before a merge.
+pub const RESOLUTIONS: &str = "etc/sysupgrade/resolutions.json";
+
+/// Bounds [`STATE`] and [`RESOLUTIONS`] each: definitions of hundreds of steps.
+pub(super) const MAX_DOCUMENT: u64 = 1 << 20;
 
 /// Bounds the bundle itself: [`super::MAX_ENTRIES`] entries with long names.
 pub(super) const MAX_BUNDLE: u64 = 32 << 20;
@@ -53,6 +64,29 @@ pub struct Bundle {
     pub deletions: Vec<Deletion>,
     /// Oddities of the keep lists.
     pub notices: Vec<Notice>,
+    /// Which services start at boot; absent if the system has no links that say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<Services>,
+    /// Names of the numeric owners that occur in the archive.
+    #[serde(default, skip_serializing_if = "Owners::is_empty")]
+    pub owners: Owners,
+    /// Content of [`STATE`]: which migrations this configuration has seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Value>,
+    /// Content of [`RESOLUTIONS`]: disputes that the user has decided already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolutions: Option<Value>,
+}
+
+/// Names of the services that start at boot, as text without loss.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Services {
+    /// By default; absent if that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<BTreeSet<String>>,
+    /// As the user has it.
+    pub user: BTreeSet<String>,
 }
 
 /// Which files travel.
@@ -61,6 +95,8 @@ pub struct Bundle {
 pub enum Scope {
     /// Those of the keep list.
     Declared,
+    /// These, and whatever else the user added, changed or deleted under `/etc`.
+    Etc,
 }
 
 /// What the old image had in the place of a kept entry.
@@ -189,8 +225,16 @@ impl Bundle {
                 return bad(&deletion.path, "deleted, but its old default is missing");
             }
         }
-        match baseline.keys().next() {
-            Some(path) => bad(path, "an old default that belongs to nothing"),
+        if let Some(path) = baseline.keys().next() {
+            return bad(path, "an old default that belongs to nothing");
+        }
+        let services = self.services.iter();
+        let mut names = services.flat_map(|both| both.default.iter().flatten().chain(&both.user));
+        match names.find(|name| !services::is_name(name)) {
+            Some(name) => {
+                let problem = format!("`{name}` is no name of a service");
+                Err(ConfigError::damaged(BUNDLE, problem))
+            }
             None => Ok(()),
         }
     }

@@ -24,6 +24,7 @@ pub mod decide;
 mod in_place;
 pub mod keep;
 mod merge;
+mod owners;
 mod path;
 mod pattern;
 mod place;
@@ -31,6 +32,7 @@ mod plan;
 pub mod report;
 pub mod reports;
 pub mod restore;
+mod services;
 mod stage;
 mod tarball;
 mod tree;
@@ -43,6 +45,7 @@ use thiserror::Error;
 use crate::files::FileError;
 
 pub use baseline::left_behind;
+pub use owners::Owners;
 pub use path::EntryPath;
 pub use tree::{Content, Entry, Kind, Meta, Tree};
 
@@ -93,6 +96,15 @@ pub enum ConfigError {
         needed: u64,
         /// What may be used; a reserve is left.
         free: u64,
+    },
+    /// A document of this program, which the archive carries as it is.
+    #[error("`{path}` is no JSON document")]
+    NotJson {
+        /// The file.
+        path: EntryPath,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
     },
     /// A file became shorter while it was read into the archive.
     #[error("`{path}` changed while it was read; try again")]
