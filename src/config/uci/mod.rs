@@ -139,7 +139,7 @@ impl Opt {
 
 impl Value {
     /// True for values that UCI cannot tell from a missing option.
-    fn is_absent(&self) -> bool {
+    pub(crate) fn is_absent(&self) -> bool {
         match self {
             Self::One(text) => text.is_empty(),
             Self::List(items) => items.is_empty(),
