@@ -1,6 +1,11 @@
 //! Two changes of one default become one file.
 
 #[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
+mod hints;
+#[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
 mod policy;
 #[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
 mod text;
+mod three_way;
+#[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
+mod uci;
