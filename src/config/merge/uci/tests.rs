@@ -1,5 +1,8 @@
 //! What the merge of UCI packages promises.
 
+use std::fs;
+use std::path::Path;
+
 use super::*;
 
 fn parsed(text: &str) -> Package {
@@ -99,4 +102,65 @@ fn each_side_changes_another_option() {
         ..Case::default()
     }
     .check();
+}
+
+/// The recorded cases that need no migration: what the old image, the user and the new image have,
+/// and what should come of them.
+#[test]
+fn the_recorded_cases_come_out_as_they_should() {
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/config");
+    for (case, package) in [
+        ("firewall-rules-and-order", "firewall"),
+        ("firewall-user-orphaned", "firewall"),
+        ("uci-add-add", "attendedsysupgrade"),
+        ("uci-both-changed-clean", "dhcp"),
+        ("uci-deleted-section", "network"),
+        ("uci-list-three-way", "system"),
+        ("uci-rewritten-not-changed", "uhttpd"),
+        ("uci-same-option-conflict", "dhcp"),
+        ("uci-unmodified-takes-new", "uhttpd"),
+        ("uci-user-comments-kept", "ddns"),
+        ("uci-user-edit-vendor-same", "uhttpd"),
+    ] {
+        let case = vectors.join(case);
+        let tree = |tree: &str| {
+            let path = case.join(tree).join("etc/config").join(package);
+            fs::read_to_string(path).ok()
+        };
+        let base = tree("old-default");
+        let (user, new) = (tree("user").unwrap(), tree("new-default").unwrap());
+        let (merged, outcome) = merged_for(package, base.as_deref(), &user, &new, Winner::User);
+        let expected = tree("expected").unwrap();
+        assert_eq!(
+            merged.package,
+            parsed(&expected),
+            "{}:\n{}",
+            case.display(),
+            outcome.text
+        );
+
+        let document = fs::read(case.join("case.json")).unwrap();
+        let expect = &serde_json::from_slice::<serde_json::Value>(&document).unwrap()["expect"];
+        let told = |what: &str, words: &[&str]| -> Vec<String> {
+            let entries = expect[what].as_array().cloned().unwrap_or_default();
+            let inside = entries.iter().filter(|entry| !entry["locus"].is_null());
+            inside
+                .map(|entry| {
+                    let words = words.iter().map(|word| entry[*word].as_str().unwrap());
+                    words.collect::<Vec<_>>().join(" ")
+                })
+                .collect()
+        };
+        assert_eq!(
+            outcome.conflicts,
+            told("conflicts", &["kind", "locus"]),
+            "{}",
+            case.display()
+        );
+        let mut notices = outcome.notices;
+        let mut expected = told("notices", &["locus"]);
+        notices.sort();
+        expected.sort();
+        assert_eq!(notices, expected, "{}", case.display());
+    }
 }
