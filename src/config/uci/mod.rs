@@ -8,6 +8,12 @@
 
 mod parse;
 mod print;
+mod source;
+
+use std::fmt;
+use std::sync::Arc;
+
+use source::Statement;
 
 pub use parse::{Fault, MAX_TEXT, ParseError};
 
@@ -19,6 +25,20 @@ pub use parse::{Fault, MAX_TEXT, ParseError};
 pub struct Package {
     /// In the order of the file.
     pub sections: Vec<Section>,
+    /// What it was read from; `None` if it was made here.
+    frame: Option<Frame>,
+}
+
+/// What a package has of its text beside its statements.
+#[derive(Clone)]
+struct Frame {
+    text: Arc<[u8]>,
+    /// End of what stands above all sections and does not belong to the first.
+    head: usize,
+    /// Begin of what stands below all statements.
+    tail: usize,
+    /// What the text means, if it is not the sum of its statements.
+    as_read: Option<Vec<Section>>,
 }
 
 /// A section: a type, maybe a name, and options.
@@ -30,6 +50,7 @@ pub struct Section {
     pub name: Option<Vec<u8>>,
     /// In the order of the file; names are unique.
     pub options: Vec<Opt>,
+    source: Option<Statement>,
 }
 
 /// An option of a section.
@@ -39,6 +60,8 @@ pub struct Opt {
     pub name: Vec<u8>,
     /// Its value.
     pub value: Value,
+    /// All statements that gave it its value, in order.
+    source: Vec<Statement>,
 }
 
 /// The value of an option. No value holds a NUL byte.
@@ -90,6 +113,7 @@ impl Section {
             kind: kind.to_vec(),
             name: name.map(<[u8]>::to_vec),
             options: Vec::new(),
+            source: None,
         }
     }
 
@@ -133,6 +157,7 @@ impl Opt {
         Self {
             name: name.to_vec(),
             value,
+            source: Vec::new(),
         }
     }
 }
@@ -144,6 +169,12 @@ impl Value {
             Self::One(text) => text.is_empty(),
             Self::List(items) => items.is_empty(),
         }
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(&self.text))
     }
 }
 

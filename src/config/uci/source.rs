@@ -1,0 +1,114 @@
+//! Where the parts of a package were read: what lets an edit change one line of a file and no other.
+//!
+//! A text is cut at the ends of its statements. What stands between two of them (blank lines, comment
+//! lines, statements that mean nothing) belongs to the second, a comment behind a statement on its
+//! line to the first:
+//!
+//! ```text
+//!   from ┬  # why this rule is here
+//!        │      option proto 'udp' # not tcp
+//!        │      └────┘ └───┘ └───┘
+//!    end ┴      words
+//! ```
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::parse::{Keyword, Lexer};
+
+/// A statement in the text that it was read from.
+#[derive(Clone)]
+pub(super) struct Statement {
+    pub(super) text: Arc<[u8]>,
+    pub(super) from: usize,
+    /// Keyword, first and second word. A missing second one stands behind the first, and is empty.
+    pub(super) words: [Range<usize>; 3],
+    pub(super) end: usize,
+}
+
+impl Statement {
+    /// The statement with all that belongs to it.
+    pub(super) fn all(&self) -> &[u8] {
+        self.slice(self.from..self.end)
+    }
+
+    /// What stands above it, up to its keyword.
+    pub(super) fn above(&self) -> &[u8] {
+        self.slice(self.from..self.words[0].start)
+    }
+
+    pub(super) fn keyword(&self) -> Option<Keyword> {
+        Keyword::read(self.slice(self.words[0].clone()))
+    }
+
+    /// What its second word means.
+    pub(super) fn second(&self) -> Vec<u8> {
+        Lexer::decode(self.slice(self.words[2].clone()))
+    }
+
+    /// Writes the statement so that it says `keyword first second`. Words that mean this already
+    /// stay as they were written, and so does all around them.
+    pub(super) fn rewrite(
+        &self,
+        out: &mut Vec<u8>,
+        keyword: Keyword,
+        first: &[u8],
+        second: Option<&[u8]>,
+    ) {
+        let [keyword_at, first_at, second_at] = &self.words;
+        out.extend(self.above());
+        if self.keyword() == Some(keyword) {
+            out.extend(self.slice(keyword_at.clone()));
+        } else {
+            out.extend(keyword.as_bytes());
+        }
+        out.extend(self.slice(keyword_at.end..first_at.start));
+        let written = self.slice(first_at.clone());
+        if Lexer::decode(written) == first {
+            out.extend(written);
+        } else {
+            bare(out, first);
+        }
+        let gap = self.slice(first_at.end..second_at.start);
+        if self.second() == second.unwrap_or_default() {
+            out.extend(gap);
+            out.extend(self.slice(second_at.clone()));
+        } else if let Some(second) = second {
+            out.extend(if gap.is_empty() { b" " } else { gap });
+            quote(out, second);
+        }
+        out.extend(self.slice(second_at.end..self.end));
+    }
+
+    fn slice(&self, range: Range<usize>) -> &[u8] {
+        self.text.get(range).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(self.all()))
+    }
+}
+
+/// Writes a word without quotes if that is possible.
+pub(super) fn bare(out: &mut Vec<u8>, word: &[u8]) {
+    if Lexer::decode(word) == word && !word.is_empty() {
+        out.extend(word);
+    } else {
+        quote(out, word);
+    }
+}
+
+/// Writes a word in single quotes, where nothing but a single quote needs care.
+pub(super) fn quote(out: &mut Vec<u8>, word: &[u8]) {
+    out.push(b'\'');
+    for byte in word {
+        match byte {
+            b'\'' => out.extend(br"'\''"),
+            byte => out.push(*byte),
+        }
+    }
+    out.push(b'\'');
+}
