@@ -9,6 +9,8 @@
 mod parse;
 mod print;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;

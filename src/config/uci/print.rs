@@ -69,7 +69,8 @@ impl Package {
         pieces.out
     }
 
-    fn print_canonical(&self) -> Vec<u8> {
+    /// All of it in libuci's form, with each comment above what it belongs to.
+    pub(super) fn print_canonical(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let frame = self.frame.as_ref();
         let part = |from, to| frame.and_then(|frame| frame.text.get(from..to));
