@@ -52,6 +52,17 @@ impl TryFrom<Document> for Hints {
         if document.format != 1 {
             return Err(format!("unknown format {}", document.format));
         }
+        let shown = document.sections.values().flat_map(|hint| {
+            let keys = hint.key.iter().flatten();
+            keys.chain(hint.listkey.keys())
+        });
+        for option in shown {
+            if document.secret_options.contains(option) {
+                return Err(format!(
+                    "`{option}` is secret, but names a section or an item"
+                ));
+            }
+        }
         Ok(Self {
             sections: document.sections,
             secret_options: document.secret_options,
@@ -147,6 +158,20 @@ mod tests {
         assert!(!hints.is_secret(b"ssid"));
         assert!(!hints.is_secret(b"key_type"));
         assert!(!hints.is_secret(b"\xff"));
+    }
+
+    #[test]
+    fn nothing_secret_names_a_section_or_an_item() {
+        for hint in [
+            r#""key":[["name"],["type","token"]]"#,
+            r#""listkey":{"token":":"}"#,
+        ] {
+            let text = format!(
+                r#"{{"format":1,"about":"","sections":{{"a.b":{{{hint}}}}},"secret_options":["token"]}}"#
+            );
+            let error = serde_json::from_str::<Hints>(&text).unwrap_err();
+            assert!(error.to_string().contains("`token` is secret"), "{error}");
+        }
     }
 
     #[test]

@@ -143,6 +143,19 @@ struct Place<'a> {
     item: Option<&'a [u8]>,
 }
 
+impl Place<'_> {
+    fn locus(self) -> String {
+        let option = self.option.map(|option| format!(".{}", escape(option)));
+        let item = self.item.map(|item| format!("[{}]", escape(item)));
+        [
+            self.section,
+            &option.unwrap_or_default(),
+            &item.unwrap_or_default(),
+        ]
+        .concat()
+    }
+}
+
 struct Merger<'a> {
     package: &'a str,
     hints: &'a Hints,
@@ -239,7 +252,7 @@ impl Merger<'_> {
         match sides.verdict() {
             Verdict::Take(winner) => winner,
             Verdict::StaysDeleted => {
-                let locus = self.locus(place);
+                let locus = place.locus();
                 self.notices.push((NoticeKind::DeleteChange, locus));
                 Winner::User
             }
@@ -247,7 +260,7 @@ impl Merger<'_> {
                 let value = |side: &Option<T>| side.as_ref().and_then(&value);
                 let (default, user, new) =
                     (value(&sides.base), value(&sides.user), value(&sides.new));
-                let locus = self.locus(place);
+                let locus = place.locus();
                 let resolved = (self.resolve)(&Dispute {
                     locus: &locus,
                     kind,
@@ -272,17 +285,6 @@ impl Merger<'_> {
 
     fn is_secret(&self, place: Place) -> bool {
         place.option.is_some_and(|name| self.hints.is_secret(name))
-    }
-
-    fn locus(&self, place: Place) -> String {
-        let mut locus = place.section.to_owned();
-        if let Some(option) = place.option {
-            locus = format!("{locus}.{}", escape(option));
-        }
-        match place.item {
-            Some(item) if !self.is_secret(place) => format!("{locus}[{}]", escape(item)),
-            _ => locus,
-        }
     }
 }
 
