@@ -31,6 +31,7 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use crate::config::archive;
+use crate::config::bundle::Scope;
 use crate::data::{ArchiveRef, Installed, Stage, What};
 use crate::digest::{Hasher, Hashing};
 use crate::files;
@@ -360,6 +361,7 @@ fn save_configuration(
         root: &machine.root,
         keep,
         defaults: defaults.as_deref(),
+        scope: Scope::Declared,
         from_version: installed.from_version.as_deref().unwrap_or_default(),
         board: &machine.board.name,
     };

@@ -11,8 +11,9 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use sysupgrade_rs::config::archive::{self, Origin, Source, Unpacked};
-use sysupgrade_rs::config::bundle::BUNDLE;
+use sysupgrade_rs::config::bundle::{BUNDLE, Bundle, Deletion, OldDefault, Scope};
 use sysupgrade_rs::config::keep::KeepList;
+use sysupgrade_rs::config::report::{Notice, NoticeKind};
 use sysupgrade_rs::config::{ConfigError, Content, EntryPath, Tree};
 use sysupgrade_rs::digest::Digest;
 use sysupgrade_rs::files;
@@ -66,10 +67,16 @@ impl System {
     }
 
     fn archive(&self) -> Vec<u8> {
-        self.try_archive().expect("an archive")
+        self.try_archive(Scope::Declared).expect("an archive")
     }
 
-    fn try_archive(&self) -> Result<Vec<u8>, ConfigError> {
+    /// What the archive of scope etc says.
+    fn bundle(&self) -> Bundle {
+        let bytes = self.try_archive(Scope::Etc).expect("an archive");
+        archive::verify(&*bytes).expect("a bundle")
+    }
+
+    fn try_archive(&self, scope: Scope) -> Result<Vec<u8>, ConfigError> {
         let root = self.at("root");
         let defaults = self.at("rom");
         let mut bytes = Vec::new();
@@ -77,6 +84,7 @@ impl System {
             root: &root,
             keep: &KeepList::read(&root)?,
             defaults: Some(&defaults),
+            scope,
             from_version: "1",
             board: "test",
         };
@@ -520,8 +528,267 @@ fn a_state_that_cannot_be_read_is_refused_by_name() {
     ] {
         let system = typical();
         system.write(name, text);
-        let error = system.try_archive().expect_err(name);
+        let error = system.try_archive(Scope::Declared).expect_err(name);
         let (_, file) = name.split_once('/').expect("a path");
         assert!(error.to_string().contains(file), "{error}");
+    }
+}
+
+// --- scope -------------------------------------------------------------------------------------
+
+/// Kept paths with what their default was; directories with a slash.
+fn kept(bundle: &Bundle) -> Vec<(String, OldDefault)> {
+    let members = bundle.kept().map(|member| {
+        let default = member.default.expect("a default");
+        (member.path.to_string(), default)
+    });
+    let directories = bundle.directories.iter();
+    let directories = directories.map(|dir| (format!("{}/", dir.path), dir.default));
+    members.chain(directories).collect()
+}
+
+fn deleted(bundle: &Bundle) -> Vec<String> {
+    let deletions = bundle.deletions.iter();
+    deletions
+        .map(|Deletion { path, .. }| path.to_string())
+        .collect()
+}
+
+fn not_kept(bundle: &Bundle) -> Vec<&str> {
+    let notices = bundle.notices.iter();
+    notices
+        .filter(|notice| notice.kind == NoticeKind::NotKept)
+        .map(|notice| notice.path.as_str())
+        .collect()
+}
+
+/// A system in which something of every sort was done below /etc.
+fn worked_on() -> System {
+    let system = System::new();
+    for file in [
+        "etc/banner",
+        "etc/config/network",
+        "etc/deep/er/file",
+        "etc/hosts",
+        "etc/os-release",
+        "etc/same",
+        "etc/secret",
+        "etc/uci-defaults/10_x",
+        "etc/unlinked",
+        "etc/urandom.seed",
+    ] {
+        for tree in ["rom", "root"] {
+            system.write(&format!("{tree}/{file}"), "shipped");
+        }
+    }
+    system.link("rom/etc/localtime", "/tmp/TZ");
+    system.link("rom/etc/resolv.conf", "/tmp/resolv.conf");
+    system.link("root/etc/localtime", "/usr/share/zoneinfo/UTC");
+    system.write("root/etc/resolv.conf", "a file instead");
+    system.write("root/etc/banner", "changed");
+    system.write("root/etc/os-release", "changed");
+    system.write("root/etc/urandom.seed", "changed");
+    system.write("root/etc/mine/notes", "added");
+    system.write("root/etc/firewall-opkg", "left over");
+    system.write("root/root/.ssh/config", "not below /etc");
+    files::set_mode(&system.at("root/etc/secret"), 0o600).expect("chmod");
+    fs::create_dir(system.at("root/etc/empty")).expect("a directory");
+    for file in ["etc/uci-defaults/10_x", "etc/unlinked", "etc/deep/er/file"] {
+        fs::remove_file(system.at("root").join(file)).expect("removed");
+    }
+    fs::remove_dir(system.at("root/etc/deep/er")).expect("removed");
+    system
+}
+
+#[test]
+fn scope_etc_carries_what_the_user_did_below_etc_and_nothing_else() {
+    use OldDefault::{Changed, None, Same};
+    let system = worked_on();
+    let bundle = system.bundle();
+    assert_eq!(bundle.scope, Scope::Etc);
+    let wanted = [
+        ("etc/banner", Changed),
+        ("etc/config/network", Same), // declared
+        ("etc/localtime", Changed),
+        ("etc/mine/notes", None),
+        ("etc/os-release", Changed), // the image's own, but set aside at the other end
+        ("etc/resolv.conf", Changed),
+        ("etc/secret", Changed),
+        ("etc/", Same),
+        ("etc/config/", Same),
+        ("etc/empty/", None),
+        ("etc/mine/", None),
+    ];
+    let wanted: Vec<_> = wanted
+        .map(|(path, default)| (path.to_owned(), default))
+        .into();
+    assert_eq!(kept(&bundle), wanted);
+    assert_eq!(deleted(&bundle), ["etc/deep/er/file", "etc/unlinked"]);
+    assert_eq!(not_kept(&bundle), ["root/.ssh/config"]);
+}
+
+#[test]
+fn scope_declared_tells_what_scope_etc_would_carry() {
+    let system = worked_on();
+    let bundle = archive::verify(&*system.archive()).expect("a bundle");
+    assert_eq!(bundle.scope, Scope::Declared);
+    let paths: Vec<_> = kept(&bundle).into_iter().map(|(path, _)| path).collect();
+    assert_eq!(paths, ["etc/config/network", "etc/", "etc/config/"]);
+    assert!(bundle.deletions.is_empty());
+    let wanted = [
+        "etc/banner",
+        "etc/localtime",
+        "etc/mine/notes",
+        "etc/resolv.conf",
+        "root/.ssh/config",
+    ];
+    assert_eq!(not_kept(&bundle), wanted);
+}
+
+#[test]
+fn a_change_of_permissions_or_owner_of_a_directory_is_a_change() {
+    let system = System::new();
+    for tree in ["rom", "root"] {
+        system.write(&format!("{tree}/etc/shut/file"), "x");
+    }
+    files::set_mode(&system.at("root/etc/shut"), 0o700).expect("chmod");
+    let bundle = system.bundle();
+    let shut = ("etc/shut/".to_owned(), OldDefault::Changed);
+    assert!(kept(&bundle).contains(&shut), "{:?}", kept(&bundle));
+    assert!(
+        !kept(&bundle)
+            .iter()
+            .any(|(path, _)| path == "etc/shut/file")
+    );
+}
+
+#[test]
+fn without_known_defaults_scope_etc_carries_all_that_is_not_the_images() {
+    let system = worked_on();
+    files::remove_tree(&system.at("rom")).expect("removed");
+    let bundle = system.bundle();
+    let files: Vec<_> = bundle
+        .kept()
+        .map(|member| member.path.to_string())
+        .collect();
+    assert_eq!(
+        files,
+        [
+            "etc/banner",
+            "etc/config/network",
+            "etc/hosts",
+            "etc/localtime",
+            "etc/mine/notes",
+            "etc/resolv.conf",
+            "etc/same",
+            "etc/secret",
+        ]
+    );
+    assert!(bundle.deletions.is_empty());
+    let no_baseline = |notice: &Notice| notice.kind == NoticeKind::NoBaseline;
+    assert!(bundle.notices.iter().any(no_baseline));
+}
+
+#[test]
+fn the_policies_of_image_and_user_say_what_does_not_travel() {
+    let system = System::new();
+    for file in ["cache/a", "cache/keep", "spool/b", "mine"] {
+        system.write(&format!("root/etc/{file}"), "x");
+    }
+    system.write(
+        "root/lib/upgrade/policy.d/50-x.conf",
+        "/etc/cache drop
+",
+    );
+    system.write(
+        "root/lib/upgrade/policy.d/60-x.conf",
+        "/etc/cache/keep
+what
+",
+    );
+    system.write(
+        "root/lib/upgrade/policy.d/not-read",
+        "/etc/mine drop
+",
+    );
+    system.write(
+        "root/etc/sysupgrade.policy",
+        "/etc/spool drop
+",
+    );
+    let bundle = system.bundle();
+    let files: Vec<_> = bundle
+        .kept()
+        .map(|member| member.path.to_string())
+        .collect();
+    assert_eq!(
+        files,
+        ["etc/cache/keep", "etc/mine", "etc/sysupgrade.policy"]
+    );
+    assert_eq!(not_kept(&bundle), [""; 0]);
+    let odd = |notice: &&Notice| notice.kind == NoticeKind::PolicyLine;
+    let odd: Vec<_> = bundle.notices.iter().filter(odd).collect();
+    assert_eq!(odd.len(), 1);
+    let line = odd[0].line.as_ref().expect("a line");
+    assert_eq!(line.file, "lib/upgrade/policy.d/60-x.conf");
+}
+
+#[test]
+fn policy_and_keep_list_travel_though_no_list_names_them() {
+    let system = System::new();
+    system.write(
+        "root/etc/sysupgrade.conf",
+        "# nothing
+",
+    );
+    system.write(
+        "root/etc/sysupgrade.policy",
+        "/etc/x keep
+",
+    );
+    let bundle = archive::verify(&*system.archive()).expect("a bundle");
+    let files: Vec<_> = bundle
+        .kept()
+        .map(|member| member.path.to_string())
+        .collect();
+    assert_eq!(files, ["etc/sysupgrade.conf", "etc/sysupgrade.policy"]);
+
+    system.write(
+        "rom/etc/sysupgrade.conf",
+        "# shipped
+",
+    );
+    files::remove_file(&system.at("root/etc/sysupgrade.conf")).expect("removed");
+    let bundle = archive::verify(&*system.archive()).expect("a bundle");
+    assert_eq!(deleted(&bundle), ["etc/sysupgrade.conf"]);
+}
+
+#[test]
+fn links_of_services_never_travel_as_files_even_if_declared() {
+    let system = System::new();
+    system.write(
+        "root/etc/sysupgrade.conf",
+        "/etc/rc.d/
+",
+    );
+    system.link("root/etc/rc.d/S50mine", "../init.d/mine");
+    system.link("rom/etc/rc.d/S50gone", "../init.d/gone");
+    system.write(
+        "root/etc/rc.d/rc.local",
+        "#!/bin/sh
+",
+    ); // other systems have scripts there
+    for scope in [Scope::Declared, Scope::Etc] {
+        let bytes = system.try_archive(scope).expect("an archive");
+        let bundle = archive::verify(&*bytes).expect("a bundle");
+        let files: Vec<_> = bundle
+            .kept()
+            .map(|member| member.path.to_string())
+            .collect();
+        assert_eq!(files, ["etc/rc.d/rc.local", "etc/sysupgrade.conf"]);
+        assert_eq!(deleted(&bundle), [""; 0]);
+        let services = bundle.services.expect("services");
+        assert!(services.user.contains("mine"));
+        assert!(services.default.expect("defaults").contains("gone"));
     }
 }

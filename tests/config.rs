@@ -19,7 +19,7 @@ use std::process::Command;
 
 use sysupgrade_rs::config::apply::{self, Inputs, Target};
 use sysupgrade_rs::config::archive::{self, Source, Summary};
-use sysupgrade_rs::config::bundle::Bundle;
+use sysupgrade_rs::config::bundle::{Bundle, Scope};
 use sysupgrade_rs::config::keep::KeepList;
 use sysupgrade_rs::config::report::{NoticeKind, Report};
 use sysupgrade_rs::config::{ConfigError, reports};
@@ -52,9 +52,7 @@ impl Upgrade {
             fs::create_dir_all(upgrade.tree(tree).join("etc/config")).expect("directories");
         }
         upgrade.write("root", "lib/upgrade/keep.d/base", "/etc/config/\n");
-        for tree in ["root", "rom"] {
-            upgrade.write(tree, "etc/sysupgrade.conf", keep);
-        }
+        upgrade.write("root", "lib/upgrade/keep.d/more", keep);
         upgrade
     }
 
@@ -90,6 +88,7 @@ impl Upgrade {
             root: &root,
             keep: &self.keep(),
             defaults: Some(&defaults),
+            scope: Scope::Declared,
             from_version: "1",
             board: "test",
         };
@@ -370,8 +369,9 @@ fn a_name_longer_than_names_can_be_costs_only_its_own_line() {
 
 #[test]
 fn what_lies_behind_a_link_is_kept_under_its_real_name() {
-    let upgrade =
-        Upgrade::new("/etc/linked/\n/etc/bare\n/lib/app/x\n/etc/loop/x\n/etc/dangling/x\n");
+    let upgrade = Upgrade::new("");
+    let words = "/etc/linked/\n/etc/bare\n/lib/app/x\n/etc/loop/x\n/etc/dangling/x\n";
+    upgrade.write("root", "etc/sysupgrade.conf", words);
     upgrade.write("root", "etc/real/inner", "x");
     upgrade.write("root", "usr/lib/app/x", "x");
     upgrade.write("root", "usr/lib/app/other", "x");
@@ -438,23 +438,20 @@ fn what_was_changed_and_is_not_kept_is_named() {
         ("etc/config.apk-new", None, "theirs"),
         ("etc/rc.d/S10x", None, "made by the system"),
         ("etc/sysupgrade/reports/1", None, "ours"),
-        ("root/scratch", None, "not below /etc"),
+        ("root/scratch", None, "in the home of root"),
+        ("srv/scratch", None, "not watched"),
     ] {
         upgrade.write("root", path, user);
         if let Some(text) = shipped {
             upgrade.write("rom", path, text);
         }
     }
-    upgrade.write("rom", "etc/sysupgrade.conf", "");
     let (_, summary) = upgrade.archive();
     let named: Vec<_> = (summary.notices.iter())
         .filter(|notice| notice.kind == NoticeKind::NotKept)
         .map(|notice| notice.path.as_str())
         .collect();
-    assert_eq!(
-        named,
-        ["etc/banner", "etc/notes.txt", "etc/sysupgrade.conf"]
-    );
+    assert_eq!(named, ["etc/banner", "etc/notes.txt", "root/scratch"]);
     upgrade.write("new", "etc/config/system", "s");
     let report = upgrade.apply(&upgrade.save()).expect("applied");
     assert!(
@@ -742,6 +739,7 @@ fn a_full_disk_is_an_error_at_every_byte_of_the_archive() {
         root: &root,
         keep: &upgrade.keep(),
         defaults: None,
+        scope: Scope::Declared,
         from_version: "1",
         board: "test",
     };

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sysupgrade_rs::config::archive::{self, Source};
+use sysupgrade_rs::config::bundle::Scope;
 use sysupgrade_rs::config::keep::KeepList;
 use sysupgrade_rs::config::report::NoticeKind::{self, *};
 use sysupgrade_rs::config::restore::{Restored, restore};
@@ -502,6 +503,7 @@ fn our_own_backup_comes_back_and_a_changed_one_is_refused() {
         root: &root,
         keep: &KeepList::read(&root).expect("a keep list"),
         defaults: Some(&router.dir.path().join("rom")),
+        scope: Scope::Declared,
         from_version: "1",
         board: "test",
     };

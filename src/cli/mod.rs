@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::config::bundle::Scope;
 use crate::config::keep::KeepList;
 use crate::config::{archive, restore};
 use crate::data::What;
@@ -242,6 +243,7 @@ impl Session<'_> {
             root: &self.root,
             keep: &keep,
             defaults: defaults.as_deref(),
+            scope: Scope::Declared,
             from_version: version.as_deref().unwrap_or_default(),
             board: machine.as_ref().map_or("", |machine| &machine.board.name),
         };

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use flate2::{Compression, GzBuilder};
 use serde_json::Value;
 
-use super::baseline::{Baseline, is_same, left_behind};
+use super::baseline::Baseline;
 use super::bundle::{
     self, BASELINE, BUNDLE, Bundle, Deletion, Directory, MAX_BUNDLE, MAX_DOCUMENT, OldDefault,
     RESOLUTIONS, STATE, Scope, Services,
@@ -21,6 +21,7 @@ use super::bundle::{
 use super::keep::KeepList;
 use super::owners::Owners;
 use super::report::{Notice, NoticeKind};
+use super::scope::Selection;
 use super::tarball::{AppendError, Head, Tarball};
 use super::tree::{self, Content, Entry, Kind, Meta, Node};
 use super::{ConfigError, EntryPath, MAX_CONTENT, MAX_ENTRIES, services};
@@ -50,6 +51,8 @@ pub struct Source<'a> {
     pub keep: &'a KeepList,
     /// Where its files are as they were shipped, if anywhere.
     pub defaults: Option<&'a Path>,
+    /// What to keep beyond the list.
+    pub scope: Scope,
     /// Version of its image.
     pub from_version: &'a str,
     /// Its board.
@@ -79,15 +82,17 @@ pub fn write(out: impl Write, source: &Source) -> Result<Summary, ConfigError> {
         .mtime(0)
         .operating_system(3)
         .write(out, Compression::default());
+    let baseline = Baseline::new(source.root, source.defaults);
+    let selection = Selection::against(&baseline, source.root, source.keep, source.scope)?;
     let mut writer = Writer {
         tarball: Tarball::new(gzip),
         source,
-        baseline: Baseline::new(source.root, source.defaults),
+        baseline,
         bundle: Bundle {
             format: bundle::FORMAT,
             from_version: source.from_version.to_owned(),
             board: source.board.to_owned(),
-            scope: Scope::Declared,
+            scope: source.scope,
             members: Vec::new(),
             directories: Vec::new(),
             deletions: Vec::new(),
@@ -104,10 +109,11 @@ pub fn write(out: impl Write, source: &Source) -> Result<Summary, ConfigError> {
         let unknown = Notice::new(NoticeKind::NoBaseline, "");
         writer.bundle.notices.push(unknown);
     }
-    writer.write_kept()?;
-    writer.write_baseline()?;
-    let left = left_behind(source.root, source.keep, source.defaults)?;
-    writer.bundle.notices.extend(left);
+    let told = selection.notices().iter();
+    let untold = told.filter(|notice| !source.keep.notices().contains(notice));
+    writer.bundle.notices.extend(untold.cloned());
+    writer.write_kept(&selection)?;
+    writer.write_baseline(&selection)?;
     writer.describe_system()?;
     writer.finish()
 }
@@ -123,9 +129,9 @@ struct Writer<'a, W: Write> {
 }
 
 impl<W: Write> Writer<'_, flate2::write::GzEncoder<W>> {
-    fn write_kept(&mut self) -> Result<(), ConfigError> {
-        let Source { root, keep, .. } = *self.source;
-        for path in keep.paths() {
+    fn write_kept(&mut self, selection: &Selection) -> Result<(), ConfigError> {
+        let Source { root, .. } = *self.source;
+        for path in &selection.paths {
             let Some(entry) = self.append(root, path, path)? else {
                 self.bundle
                     .notices
@@ -141,7 +147,7 @@ impl<W: Write> Writer<'_, flate2::write::GzEncoder<W>> {
             });
             self.summary.files += 1;
         }
-        for path in keep.directories() {
+        for path in &selection.directories {
             let node = tree::node(root, path)?.filter(|node| node.kind == Some(Kind::Dir));
             let Some(Node { meta, .. }) = node else {
                 continue;
@@ -163,25 +169,24 @@ impl<W: Write> Writer<'_, flate2::write::GzEncoder<W>> {
         path: &EntryPath,
         entry: &Entry,
     ) -> Result<(OldDefault, bool), ConfigError> {
-        let Some((root, node, generated)) = self.baseline.find(path)? else {
+        let Some(default) = self.baseline.find(path)? else {
             return Ok((OldDefault::None, false));
         };
-        if is_same(root, path, &node, entry)? {
-            return Ok((OldDefault::Same, generated));
+        if default.is(path, entry)? {
+            return Ok((OldDefault::Same, default.generated));
         }
-        let root = root.to_owned();
-        self.changed.push((path.clone(), root));
-        Ok((OldDefault::Changed, generated))
+        self.changed.push((path.clone(), default.root.to_owned()));
+        Ok((OldDefault::Changed, default.generated))
     }
 
-    fn write_baseline(&mut self) -> Result<(), ConfigError> {
-        for path in self.baseline.named_by(self.source.keep)? {
-            if tree::node(self.source.root, &path)?.is_some() {
-                continue;
-            }
-            if let Some((root, _, generated)) = self.baseline.find(&path)? {
-                self.changed.push((path.clone(), root.to_owned()));
-                self.bundle.deletions.push(Deletion { path, generated });
+    fn write_baseline(&mut self, selection: &Selection) -> Result<(), ConfigError> {
+        for path in &selection.deletions {
+            if let Some(default) = self.baseline.find(path)? {
+                self.changed.push((path.clone(), default.root.to_owned()));
+                self.bundle.deletions.push(Deletion {
+                    path: path.clone(),
+                    generated: default.generated,
+                });
             }
         }
         self.summary.deletions = self.bundle.deletions.len() as u64;

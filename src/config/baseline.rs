@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::bundle::BASELINE;
 use super::keep::KeepList;
-use super::report::{Notice, NoticeKind};
 use super::tree::{self, Content, Entry, Kind, Node};
-use super::{ConfigError, EntryPath, STATE_DIR, services};
+use super::{ConfigError, EntryPath, services};
+use crate::files;
 
 /// The defaults of the running image: the shipped files, and over them those that the first boot
 /// made and that were stored then.
@@ -54,11 +54,19 @@ impl Baseline {
         }
     }
 
-    /// The default of a path: below which root, what it is, and whether it was generated.
-    pub(super) fn find(
-        &self,
-        path: &EntryPath,
-    ) -> Result<Option<(&Path, Node, bool)>, ConfigError> {
+    /// True if what is not found was not shipped. The store alone does not say that.
+    pub(super) fn knows_what_is_shipped(&self) -> bool {
+        self.defaults.is_some()
+    }
+
+    /// The trees that it is made of.
+    pub(super) fn roots(&self) -> impl Iterator<Item = &Path> {
+        let defaults = self.defaults.as_deref();
+        [Some(&*self.store), defaults].into_iter().flatten()
+    }
+
+    /// The default of a path.
+    pub(super) fn find(&self, path: &EntryPath) -> Result<Option<DefaultEntry<'_>>, ConfigError> {
         let roots = [(Some(&self.store), true), (self.defaults.as_ref(), false)];
         for (root, generated) in roots {
             let Some(root) = root else { continue };
@@ -68,10 +76,73 @@ impl Baseline {
             // Directories of the store are only the way to its files.
             let shipped = !(generated && node.kind == Some(Kind::Dir));
             if shipped && node.kind.is_some() {
-                return Ok(Some((root, node, generated)));
+                return Ok(Some(DefaultEntry {
+                    root,
+                    node,
+                    generated,
+                }));
             }
         }
         Ok(None)
+    }
+
+    /// True if what stands at `path` below `root`, which is `node`, is its default, permissions and
+    /// owner included.
+    pub(super) fn has(
+        &self,
+        root: &Path,
+        path: &EntryPath,
+        node: &Node,
+    ) -> Result<bool, ConfigError> {
+        match self.find(path)? {
+            Some(default) if default.node.meta == node.meta => {
+                Ok(default.has_content(root, path, node)?)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// [`has`](Self::has), but for permissions and owner.
+    pub(super) fn has_content(
+        &self,
+        root: &Path,
+        path: &EntryPath,
+        node: &Node,
+    ) -> Result<bool, ConfigError> {
+        match self.find(path)? {
+            Some(default) => Ok(default.has_content(root, path, node)?),
+            None => Ok(false),
+        }
+    }
+}
+
+/// The default of a path.
+pub(super) struct DefaultEntry<'a> {
+    /// The tree in which it stands at that path.
+    pub root: &'a Path,
+    pub node: Node,
+    /// It was made by the first boot; no image ships it.
+    pub generated: bool,
+}
+
+impl DefaultEntry<'_> {
+    /// Bytes are read only where nothing else differs.
+    fn has_content(&self, root: &Path, path: &EntryPath, node: &Node) -> files::Result<bool> {
+        let alike = self.node.kind == node.kind
+            && (node.kind == Some(Kind::Dir) || self.node.size == node.size);
+        let content = |root| Ok(tree::entry(root, path)?.map(|entry| entry.content));
+        Ok(alike && content(root)? == content(self.root)?)
+    }
+
+    /// True if it is this entry of the same path, permissions and owner included.
+    pub(super) fn is(&self, path: &EntryPath, entry: &Entry) -> Result<bool, ConfigError> {
+        let alike = self.node.kind == Some(entry.content.kind())
+            && self.node.meta == entry.meta
+            && match entry.content {
+                Content::File { size, .. } => self.node.size == size,
+                _ => true,
+            };
+        Ok(alike && tree::entry(self.root, path)?.as_ref() == Some(entry))
     }
 }
 
@@ -79,103 +150,8 @@ impl Baseline {
 /// every edit of the user would be its own default, and a new image would be free to drop it.
 fn are_apart(root: &Path, defaults: &Path) -> bool {
     let identity = |dir: &Path| {
-        let metadata = fs::metadata(dir.join(WATCHED)).ok()?;
+        let metadata = fs::metadata(dir.join("etc")).ok()?;
         Some((metadata.dev(), metadata.ino()))
     };
     identity(defaults).is_some_and(|found| Some(found) != identity(root))
-}
-
-/// True if the default of a path, which is `node`, is this entry, permissions and owner included.
-/// Bytes are read only where nothing else differs.
-pub(super) fn is_same(
-    root: &Path,
-    path: &EntryPath,
-    node: &Node,
-    entry: &Entry,
-) -> Result<bool, ConfigError> {
-    let alike = node.kind == Some(entry.content.kind())
-        && node.meta == entry.meta
-        && match entry.content {
-            Content::File { size, .. } => node.size == size,
-            _ => true,
-        };
-    Ok(alike && tree::entry(root, path)?.as_ref() == Some(entry))
-}
-
-/// Changed files under this directory are worth a word when they are not kept.
-const WATCHED: &str = "etc";
-
-/// Made by the system itself, anew at each boot or by the installation of packages.
-const NOT_THE_USERS: [&str; 8] = [
-    "etc/apk/repositories.d/distfeeds.list",
-    "etc/apk/world",
-    "etc/board.json",
-    "etc/luci-uploads/.placeholder",
-    "etc/rc.d",
-    "etc/uci-defaults",
-    "etc/urandom.seed",
-    STATE_DIR,
-];
-
-/// Ends of names that package managers give to defaults which they did not install.
-const NOT_INSTALLED: [&[u8]; 2] = [b"-opkg", b".apk-new"];
-
-/// So many are named; a longer list would not be read.
-const MOST_NAMED: usize = 200;
-
-/// What was added or changed under `/etc` and is not kept: a keep list with a hole in it loses
-/// nothing in silence. Nothing where the defaults are not known.
-///
-/// # Errors
-/// When a file cannot be read.
-pub fn left_behind(
-    root: &Path,
-    keep: &KeepList,
-    defaults: Option<&Path>,
-) -> Result<Vec<Notice>, ConfigError> {
-    let baseline = Baseline::new(root, defaults);
-    if baseline.defaults.is_none() {
-        return Ok(Vec::new());
-    }
-    let mut left = Vec::new();
-    let mut more = 0_u64;
-    for path in tree::walk(&root.join(WATCHED))? {
-        let Ok(path) = EntryPath::new(&[WATCHED.as_bytes(), b"/", path.as_bytes()].concat()) else {
-            continue;
-        };
-        let systems = NOT_THE_USERS.iter().any(|dir| path.is_within(dir))
-            || NOT_INSTALLED
-                .iter()
-                .any(|end| path.as_bytes().ends_with(end));
-        if systems || keep.contains(&path) || !is_changed(root, &baseline, &path)? {
-            continue;
-        }
-        if left.len() < MOST_NAMED {
-            left.push(Notice::new(NoticeKind::NotKept, &path));
-        } else {
-            more += 1;
-        }
-    }
-    if more > 0 {
-        left.push(Notice::new(NoticeKind::NotKept, format!("{more} more")));
-    }
-    Ok(left)
-}
-
-/// True for a file or link that is not as shipped; permissions do not count.
-fn is_changed(root: &Path, baseline: &Baseline, path: &EntryPath) -> Result<bool, ConfigError> {
-    let Some(node) = tree::node(root, path)? else {
-        return Ok(false);
-    };
-    if !matches!(node.kind, Some(Kind::File | Kind::Link)) {
-        return Ok(false);
-    }
-    let Some((shipped_root, shipped, _)) = baseline.find(path)? else {
-        return Ok(true);
-    };
-    if (shipped.kind, shipped.size) != (node.kind, node.size) {
-        return Ok(true);
-    }
-    let content = |root| Ok::<_, ConfigError>(tree::entry(root, path)?.map(|entry| entry.content));
-    Ok(content(root)? != content(shipped_root)?)
 }

@@ -25,7 +25,7 @@ use crate::digest::Digest;
 use crate::files::{self, FileError};
 
 /// The user's own list.
-const USER_LIST: &str = "etc/sysupgrade.conf";
+pub(super) const USER_LIST: &str = "etc/sysupgrade.conf";
 
 /// Lists that packages bring.
 const LIST_DIR: &str = "lib/upgrade/keep.d";
@@ -90,11 +90,6 @@ impl KeepList {
     /// Directories that lead to them or are kept for themselves, sorted bytewise.
     pub fn directories(&self) -> impl Iterator<Item = &EntryPath> {
         self.directories.iter()
-    }
-
-    /// True if this file or link is kept.
-    pub(super) fn contains(&self, path: &EntryPath) -> bool {
-        self.entries.contains(path)
     }
 
     /// Oddities of the lists.

@@ -32,6 +32,7 @@ mod plan;
 pub mod report;
 pub mod reports;
 pub mod restore;
+mod scope;
 mod services;
 mod stage;
 mod tarball;
@@ -44,9 +45,9 @@ use thiserror::Error;
 
 use crate::files::FileError;
 
-pub use baseline::left_behind;
 pub use owners::Owners;
 pub use path::EntryPath;
+pub use scope::Selection;
 pub use tree::{Content, Entry, Kind, Meta, Tree};
 
 /// Where this program keeps what belongs to a configuration, below the root of a system. It is

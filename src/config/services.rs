@@ -43,6 +43,14 @@ fn name(link: &[u8]) -> Option<String> {
     Some(escape(name)).filter(|name| is_name(name))
 }
 
+/// True for a link that starts or stops a service, by its name.
+pub(super) fn is_link(path: &EntryPath) -> bool {
+    path.strip(LINKS).is_some_and(|link| {
+        let link = link.as_bytes();
+        matches!(link, [b'S' | b'K', b'0'..=b'9', b'0'..=b'9', ..]) && !link.contains(&b'/')
+    })
+}
+
 /// True for what can be the name of a script in a directory.
 pub(super) fn is_name(text: &str) -> bool {
     let Some(bytes) = unescape(text) else {

@@ -3,8 +3,9 @@
 use std::fs;
 
 use super::{InstallError, Parts, Wish};
+use crate::config::Selection;
+use crate::config::bundle::Scope;
 use crate::config::keep::KeepList;
-use crate::config::left_behind;
 use crate::config::report::Notice;
 use crate::data::{Installed, Stage};
 use crate::image::{Manifest, PartInfo};
@@ -44,13 +45,12 @@ pub(super) fn plan(
         false => None,
     };
     if let Some(keep) = &keep {
-        refusals.extend(no_space(machine, keep)?);
+        let defaults = machine.defaults();
+        let scope = Scope::Declared;
+        let selection = Selection::of(&machine.root, keep, defaults.as_deref(), scope)?;
+        refusals.extend(no_space(machine, &selection)?);
         notices.extend_from_slice(keep.notices());
-        notices.extend(left_behind(
-            &machine.root,
-            keep,
-            machine.defaults().as_deref(),
-        )?);
+        notices.extend_from_slice(selection.notices());
     }
     let (forced, refusals): (Vec<_>, Vec<_>) = refusals
         .into_iter()
@@ -172,11 +172,11 @@ fn unfit(machine: &Machine, manifest: &Manifest, parts: &Parts) -> Vec<Refusal> 
 }
 
 /// The archive must fit into the data directory, with something left.
-fn no_space(machine: &Machine, keep: &KeepList) -> Result<Option<Refusal>, InstallError> {
+fn no_space(machine: &Machine, selection: &Selection) -> Result<Option<Refusal>, InstallError> {
     /// Left free for records and for the file system's own needs.
     const RESERVE: u64 = 64 << 10;
     let free = machine.data.free_space()?;
-    let sizes = keep
+    let sizes = selection
         .paths()
         .map(|path| fs::symlink_metadata(machine.root.join(path.as_path())));
     let need = sizes

@@ -2,8 +2,7 @@
 
 #[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
 mod hints;
-#[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
-mod policy;
+pub(super) mod policy;
 #[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
 mod text;
 mod three_way;

@@ -1,0 +1,319 @@
+//! What of a system travels to its next version, and what stays behind.
+//!
+//! ```text
+//!                 declared by a keep list    changed under /etc              everything else
+//! scope declared  travels                    stays, and is told              stays
+//! scope etc       travels                    travels, unless the policy      stays
+//!                                            drops it
+//! ```
+//!
+//! Changed is what the user added, edited, deleted or gave other permissions. Where the defaults are
+//! not known, nothing can be called unchanged: scope etc then takes all of `/etc` but what the
+//! policy says belongs to the image. Links in `/etc/rc.d` never travel: services do.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::baseline::Baseline;
+use super::bundle::Scope;
+use super::keep::{KeepList, USER_LIST};
+use super::merge::policy::{Disposition, Policy};
+use super::path::escape;
+use super::report::{Notice, NoticeKind};
+use super::tree::{self, Kind, Node};
+use super::{ConfigError, EntryPath, MAX_ENTRIES, STATE_DIR, services};
+use crate::files;
+
+/// What scope etc is about.
+const ETC: &str = "etc";
+
+/// Changed files in these directories are worth a word when they stay behind: configuration, and
+/// the home of root with his scripts and keys.
+const WATCHED: [&str; 2] = [ETC, "root"];
+
+/// The user's own rules.
+const USER_POLICY: &str = "etc/sysupgrade.policy";
+
+/// Rules that the image brings.
+const POLICY_DIR: &str = "lib/upgrade/policy.d";
+
+/// Policies are lines written by people and package makers: some KiB.
+const MAX_POLICY: u64 = 256 << 10;
+
+/// What says how to carry the rest is carried itself, whether or not a list names it.
+const ALWAYS: [&str; 2] = [USER_LIST, USER_POLICY];
+
+/// So many are named that stay behind; a longer list would not be read.
+const MOST_NAMED: usize = 200;
+
+/// What travels.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    pub(super) paths: BTreeSet<EntryPath>,
+    pub(super) directories: BTreeSet<EntryPath>,
+    /// Default files and links that the user deleted.
+    pub(super) deletions: BTreeSet<EntryPath>,
+    notices: Vec<Notice>,
+}
+
+impl Selection {
+    /// Decides for every path of the system at `root`.
+    ///
+    /// # Errors
+    /// When something cannot be read, or more than [`MAX_ENTRIES`] would travel.
+    pub fn of(
+        root: &Path,
+        keep: &KeepList,
+        defaults: Option<&Path>,
+        scope: Scope,
+    ) -> Result<Self, ConfigError> {
+        Self::against(&Baseline::new(root, defaults), root, keep, scope)
+    }
+
+    pub(super) fn against(
+        baseline: &Baseline,
+        root: &Path,
+        keep: &KeepList,
+        scope: Scope,
+    ) -> Result<Self, ConfigError> {
+        let (policy, odd) = policy(root)?;
+        let mut selection = Self {
+            notices: odd,
+            ..Self::default()
+        };
+        selection.take_declared(baseline, root, keep)?;
+        if scope == Scope::Etc {
+            selection.take_changed(baseline, root, &policy)?;
+        }
+        selection.tell_left_behind(baseline, root, &policy)?;
+        Ok(selection)
+    }
+
+    /// Files and links, sorted bytewise.
+    pub fn paths(&self) -> impl Iterator<Item = &EntryPath> {
+        self.paths.iter()
+    }
+
+    /// Oddities of the policy, what cannot travel, and what was changed and stays behind.
+    #[must_use]
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+
+    fn take_declared(
+        &mut self,
+        baseline: &Baseline,
+        root: &Path,
+        keep: &KeepList,
+    ) -> Result<(), ConfigError> {
+        let may = |path: &&EntryPath| !services::is_link(path);
+        self.paths.extend(keep.paths().filter(may).cloned());
+        self.directories.extend(keep.directories().cloned());
+        let mut shipped = baseline.named_by(keep)?;
+        shipped.retain(|path| !services::is_link(path));
+        for name in ALWAYS {
+            let Ok(path) = EntryPath::new(name.as_bytes()) else {
+                continue;
+            };
+            if is_leaf(tree::node(root, &path)?) {
+                self.insert(path)?;
+            } else if is_leaf(baseline.find(&path)?.map(|found| found.node)) {
+                shipped.insert(path);
+            }
+        }
+        for path in shipped {
+            if tree::node(root, &path)?.is_none() {
+                self.deletions.insert(path);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_changed(
+        &mut self,
+        baseline: &Baseline,
+        root: &Path,
+        policy: &Policy,
+    ) -> Result<(), ConfigError> {
+        let known = baseline.knows_what_is_shipped();
+        let travels = |path: &EntryPath| match policy.of(path).disposition {
+            Disposition::Auto | Disposition::Keep => is_users(path),
+            // A change of it is set aside at the other end; a copy that may be none is not.
+            Disposition::Replace => known && is_users(path),
+            Disposition::Drop => false,
+        };
+        let mut walk = Walk::new(root, ETC);
+        while let Some((path, node)) = walk.next()? {
+            let taken = self.paths.contains(&path) || self.directories.contains(&path);
+            if taken || !travels(&path) {
+                continue;
+            }
+            let Some(kind) = node.kind else {
+                self.notices
+                    .push(Notice::new(NoticeKind::SpecialFile, &path));
+                continue;
+            };
+            if known && baseline.has(root, &path, &node)? {
+                continue;
+            }
+            match kind {
+                Kind::File | Kind::Link => self.insert(path)?,
+                Kind::Dir => self.insert_dir(path)?,
+            }
+        }
+        self.notices.append(&mut walk.too_deep);
+        for shipped in baseline.roots() {
+            let mut walk = Walk::new(shipped, ETC);
+            while let Some((path, node)) = walk.next()? {
+                if is_leaf(Some(node)) && travels(&path) && tree::node(root, &path)?.is_none() {
+                    self.deletions.insert(path);
+                    self.check_count()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A keep list with a hole in it loses nothing in silence. Where the defaults are not known,
+    /// there is nothing to tell.
+    fn tell_left_behind(
+        &mut self,
+        baseline: &Baseline,
+        root: &Path,
+        policy: &Policy,
+    ) -> Result<(), ConfigError> {
+        if !baseline.knows_what_is_shipped() {
+            return Ok(());
+        }
+        let mut named = 0;
+        let mut more = 0_u64;
+        for dir in WATCHED {
+            let mut walk = Walk::new(root, dir);
+            while let Some((path, node)) = walk.next()? {
+                let images = matches!(
+                    policy.of(&path).disposition,
+                    Disposition::Replace | Disposition::Drop
+                );
+                if !is_leaf(Some(node))
+                    || images
+                    || !is_users(&path)
+                    || self.paths.contains(&path)
+                    || baseline.has_content(root, &path, &node)?
+                {
+                    continue;
+                }
+                if named < MOST_NAMED {
+                    named += 1;
+                    self.notices.push(Notice::new(NoticeKind::NotKept, &path));
+                } else {
+                    more += 1;
+                }
+            }
+        }
+        if more > 0 {
+            let more = Notice::new(NoticeKind::NotKept, format!("{more} more"));
+            self.notices.push(more);
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, path: EntryPath) -> Result<(), ConfigError> {
+        self.directories.extend(path.ancestors());
+        self.paths.insert(path);
+        self.check_count()
+    }
+
+    fn insert_dir(&mut self, path: EntryPath) -> Result<(), ConfigError> {
+        self.directories.extend(path.ancestors());
+        self.directories.insert(path);
+        self.check_count()
+    }
+
+    fn check_count(&self) -> Result<(), ConfigError> {
+        if self.paths.len() + self.directories.len() + self.deletions.len() > MAX_ENTRIES {
+            return Err(ConfigError::TooMuch {
+                what: "number of kept files",
+                most: MAX_ENTRIES as u64,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// False for what this program or the boot scripts keep there.
+fn is_users(path: &EntryPath) -> bool {
+    !path.is_within(STATE_DIR) && !services::is_link(path)
+}
+
+/// True for a file or link.
+fn is_leaf(node: Option<Node>) -> bool {
+    node.is_some_and(|node| matches!(node.kind, Some(Kind::File | Kind::Link)))
+}
+
+/// The policy of a running system: the built-in rules, those of its image, those of its user. And
+/// the lines of it that were not understood.
+pub(super) fn policy(root: &Path) -> Result<(Policy, Vec<Notice>), ConfigError> {
+    let mut policy = Policy::built_in();
+    let mut odd = Vec::new();
+    let names = match files::list(&root.join(POLICY_DIR)) {
+        Ok(names) => names,
+        Err(error) if error.is_not_found() => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let image = names
+        .iter()
+        .map(|name| name.as_encoded_bytes())
+        .filter(|name| name.ends_with(b".conf") && !name.starts_with(b"."))
+        .map(|name| [POLICY_DIR.as_bytes(), b"/", name].concat());
+    for name in image.chain([USER_POLICY.into()]) {
+        let Ok(path) = EntryPath::new(&name) else {
+            continue;
+        };
+        // As of keep lists: it may be a link, and says nothing but names.
+        if let Some(text) = files::read_if_exists(&path.under(root), MAX_POLICY)? {
+            odd.extend(policy.append(&text, &escape(&name)));
+        }
+    }
+    Ok((policy, odd))
+}
+
+/// Everything below a directory of a tree, depth first and sorted, without following a link. Holds
+/// the names of the directories that lead to where it is, not of the whole tree.
+struct Walk<'a> {
+    root: &'a Path,
+    pending: Vec<EntryPath>,
+    /// What it could not enter.
+    too_deep: Vec<Notice>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(root: &'a Path, dir: &str) -> Self {
+        Self {
+            root,
+            pending: EntryPath::new(dir.as_bytes()).into_iter().collect(),
+            too_deep: Vec::new(),
+        }
+    }
+
+    /// The directory itself comes first.
+    fn next(&mut self) -> Result<Option<(EntryPath, Node)>, ConfigError> {
+        while let Some(path) = self.pending.pop() {
+            let Some(node) = tree::node(self.root, &path)? else {
+                continue;
+            };
+            if node.kind == Some(Kind::Dir) {
+                for name in files::list(&path.under(self.root))?.into_iter().rev() {
+                    match path.join(&name) {
+                        Ok(path) => self.pending.push(path),
+                        Err(_) => {
+                            let name = format!("{path}/{}", escape(name.as_encoded_bytes()));
+                            self.too_deep.push(Notice::new(NoticeKind::TooDeep, name));
+                        }
+                    }
+                }
+            }
+            return Ok(Some((path, node)));
+        }
+        Ok(None)
+    }
+}
