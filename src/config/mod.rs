@@ -35,6 +35,8 @@ pub mod restore;
 mod scope;
 mod services;
 mod stage;
+#[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
+pub mod steps;
 mod tarball;
 mod tree;
 pub mod uci;
