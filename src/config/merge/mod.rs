@@ -1,6 +1,8 @@
 //! Two changes of one default become one file.
 
 #[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
+mod accounts;
+#[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
 mod hints;
 pub(super) mod policy;
 #[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
