@@ -108,10 +108,11 @@ impl Hints {
 impl TypeHint {
     /// The values of the `nth` alternative, if the section has all of them.
     pub(super) fn key<'a>(&self, nth: usize, section: &'a Section) -> Option<Vec<&'a Value>> {
-        let options = self.key.get(nth)?.iter();
-        options
-            .map(|option| section.get(option.as_bytes()))
-            .collect()
+        let present = |option: &String| {
+            let value = section.get(option.as_bytes());
+            value.filter(|value| !value.is_absent())
+        };
+        self.key.get(nth)?.iter().map(present).collect()
     }
 
     /// Those of the first alternative that the section has.

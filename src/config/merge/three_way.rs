@@ -93,15 +93,14 @@ impl<T: PartialEq> Sides<T> {
 /// `merge` is asked for each thing that the user or the image has, the user's first, and says what
 /// becomes of it. The results are in the order described at [`in_order`].
 pub(super) fn merge_entries<Id, T, R>(
-    sides: &Sides<Vec<(Id, T)>>,
+    sides: Sides<Vec<(Id, T)>>,
     mut merge: impl FnMut(Id, Sides<T>) -> Option<R>,
 ) -> Vec<R>
 where
     Id: Copy + Eq + Hash,
     T: Copy,
 {
-    let side = |side: &Option<Vec<(Id, T)>>| side.clone().unwrap_or_default();
-    let (base, user, new) = (side(&sides.base), side(&sides.user), side(&sides.new));
+    let [base, user, new] = [sides.base, sides.user, sides.new].map(Option::unwrap_or_default);
     let index = |side: &[(Id, T)]| side.iter().copied().collect::<HashMap<Id, T>>();
     let (in_base, in_user, in_new) = (index(&base), index(&user), index(&new));
 

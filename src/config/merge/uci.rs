@@ -86,7 +86,7 @@ pub(crate) fn merge(
     let entries = identities
         .zip(sections.as_ref())
         .map(|(ids, sections)| ids.into_iter().zip(sections).collect());
-    let merged = merge_entries(&entries, |_, sections| merger.section(sections));
+    let merged = merge_entries(entries, |_, sections| merger.section(sections));
 
     let mut result = user.clone();
     result.sections = merged;
@@ -190,7 +190,7 @@ impl Merger<'_> {
             present.map(|option| (&*option.name, option)).collect()
         });
         let has_baseline = sections.base.is_some();
-        merged.options = merge_entries(&options, |name, options| {
+        merged.options = merge_entries(options, |name, options| {
             let place = Place {
                 option: Some(name),
                 ..place
@@ -232,7 +232,7 @@ impl Merger<'_> {
         lists: Sides<&[Vec<u8>]>,
     ) -> Vec<Vec<u8>> {
         let items = lists.map(|items| identified(items, separator));
-        merge_entries(&items, |(key, _), items| {
+        merge_entries(items, |(key, _), items| {
             let place = Place {
                 item: Some(key),
                 ..place

@@ -15,8 +15,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::slice;
 
-use super::super::hints::Hints;
-use super::super::three_way::Sides;
+use crate::config::merge::hints::Hints;
+use crate::config::merge::three_way::Sides;
 use crate::config::uci::{Section, Value};
 
 /// The most pairs that are compared to find similar sections of one type or key: 128 by 128, where
@@ -235,6 +235,7 @@ fn meaning(section: &Section) -> Meaning<'_> {
     let mut meaning: Meaning = section
         .options
         .iter()
+        .filter(|option| !option.value.is_absent())
         .map(|option| match &option.value {
             Value::One(text) => (&*option.name, false, slice::from_ref(text)),
             Value::List(items) => (&*option.name, true, &**items),

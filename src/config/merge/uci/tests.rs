@@ -778,6 +778,39 @@ fn more_sections_than_can_be_compared_are_paired_in_their_order_or_not_at_all() 
     assert_eq!(outcome.notices, [String::new(); 0]);
 }
 
+#[test]
+fn an_empty_value_is_an_absent_one() {
+    let host = |name: &str, ip: &str, empty: &str| {
+        let mut section = Section::new(b"host", None);
+        section.set(b"mac", Value::One(empty.into()));
+        section.set(b"name", Value::One(name.into()));
+        section.set(b"ip", Value::One(ip.into()));
+        section.set(b"l", Value::List(Vec::new()));
+        section
+    };
+    let package = |sections: [Section; 2]| {
+        let mut package = Package::default();
+        package.sections.extend(sections);
+        package
+    };
+    // Both have the empty address, which identifies none of them.
+    let base = package([host("a", "1", ""), host("b", "1", "")]);
+    let user = package([host("b", "2", ""), host("a", "2", "")]);
+    let new = package([host("a", "1", "m"), host("b", "", "")]);
+    let hints = Hints::built_in();
+    let merged = merge("dhcp", Some(&base), &user, &new, hints, &mut |_| {
+        Winner::User
+    });
+    let expected = "config host\n option name b\n option ip 2\nconfig host\n option mac m\n option name a\n option ip 2";
+    assert_eq!(merged.package, parsed(expected));
+    let conflicts = merged.conflicts.iter();
+    let conflicts: Vec<_> = conflicts.map(|c| (c.kind, c.locus.as_deref())).collect();
+    assert_eq!(
+        conflicts,
+        [(ConflictKind::ChangeDelete, Some("@host[b].ip"))]
+    );
+}
+
 mod any_packages {
     use proptest::collection::{btree_map, vec};
     use proptest::prelude::*;
