@@ -13,6 +13,7 @@ mod source;
 mod tests;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use source::Statement;
@@ -35,10 +36,9 @@ pub struct Package {
 #[derive(Clone)]
 struct Frame {
     text: Arc<[u8]>,
-    /// End of what stands above all sections and does not belong to the first.
-    head: usize,
-    /// Begin of what stands below all statements.
-    tail: usize,
+    /// What belongs to no statement, but to the file: comments that a blank line parts from what
+    /// follows. In order.
+    loose: Vec<Range<usize>>,
     /// What the text means, if it is not the sum of its statements.
     as_read: Option<Vec<Section>>,
 }

@@ -378,6 +378,9 @@ struct Reader {
     from: usize,
     /// End of the last `package` line above all sections.
     package: usize,
+    /// True if a statement that means nothing, or not by itself, was passed over since.
+    passed: bool,
+    loose: Vec<Range<usize>>,
 }
 
 impl Reader {
@@ -390,6 +393,8 @@ impl Reader {
                 }
                 if self.sections.is_empty() {
                     self.package = line.end;
+                } else {
+                    self.passed = true;
                 }
                 Ok(())
             }
@@ -413,6 +418,7 @@ impl Reader {
             let at = *self.named.entry(name.clone()).or_insert(next);
             if let Some(known) = self.sections.get(at) {
                 self.current = Some(at);
+                self.passed = true;
                 return (known.kind == *kind).then_some(()).ok_or(Fault::OtherKind);
             }
             section.name = Some(name.clone());
@@ -428,6 +434,7 @@ impl Reader {
             return Err(Fault::Name);
         }
         if line.keyword == Keyword::Option && line.second.is_empty() {
+            self.passed = true;
             return Ok(());
         }
         let source = self.statement(&line);
@@ -458,33 +465,37 @@ impl Reader {
         Ok(())
     }
 
-    /// A statement that means something, with all that is above it.
+    /// A statement that means something, with what belongs to it above.
     fn statement(&mut self, line: &Line) -> Statement {
+        let end = mem::replace(&mut self.from, line.end);
+        let above = self.text.get(end..line.words[0].start);
+        let loose = if mem::take(&mut self.passed) {
+            0
+        } else {
+            loose_part(above.unwrap_or_default())
+        };
+        let from = self.package.max(end + loose);
+        if from > end {
+            self.loose.push(end..from);
+        }
         Statement {
             text: Arc::clone(&self.text),
-            from: mem::replace(&mut self.from, line.end),
+            from,
             words: line.words.clone(),
             end: line.end,
         }
     }
 
     fn finish(mut self) -> Package {
-        let mut head = 0;
-        if let Some(first) = self
-            .sections
-            .first_mut()
-            .and_then(|first| first.source.as_mut())
-        {
-            head = head_of(first.above()).max(self.package);
-            first.from = head;
+        if self.from < self.text.len() {
+            self.loose.push(self.from..self.text.len());
         }
         let text = Arc::clone(&self.text);
         let mut package = Package {
             sections: self.sections,
             frame: Some(Frame {
                 text: self.text,
-                head,
-                tail: self.from,
+                loose: self.loose,
                 as_read: None,
             }),
         };
@@ -498,19 +509,18 @@ impl Reader {
     }
 }
 
-/// How much of the text above the first section is about the file rather than the section: what a
-/// blank line parts from it.
-fn head_of(above: &[u8]) -> usize {
-    let (mut head, mut written, mut end) = (0, 0, 0);
+/// How much of the text above a statement does not belong to it.
+fn loose_part(above: &[u8]) -> usize {
+    let (mut loose, mut written, mut end) = (0, 0, 0);
     for line in above.split_inclusive(|byte| *byte == b'\n') {
         end += line.len();
         if !line.trim_ascii().is_empty() {
             written = end;
         } else if line.ends_with(b"\n") {
-            head = written;
+            loose = written;
         }
     }
-    head
+    loose
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! What still means what was read is written as it was read; of a changed statement only the changed
 //! words are written anew. What is new has the form that libuci gives it. What was taken away goes
-//! with the comments that belong to it (see [`super::source`]), except for the head of the file.
+//! with the comments that belong to it; those that belong to the file stay (see [`super::source`]).
 //!
 //! Some texts do not bear being cut: statements that share a line, options that are given twice,
 //! sections that are left and entered again. Unchanged, they are printed as they were. Changed, they
@@ -10,11 +10,12 @@
 //! with each comment on a line above what it belongs to.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::parse::{Keyword, Lexer};
 use super::source::{Statement, bare, quote};
-use super::{Opt, Package, Section, Value};
+use super::{Frame, Opt, Package, Section, Value};
 
 impl Package {
     /// The package as text. It reads back as an equal package, if names are as [`Package`] says and
@@ -56,15 +57,16 @@ impl Package {
 
     /// Each part as it was read, with what is new in between.
     pub(super) fn print_pieces(&self) -> Vec<u8> {
-        let mut pieces = Pieces::default();
-        if let Some(frame) = &self.frame {
-            pieces.text(&frame.text, 0, frame.head);
-        }
+        let mut pieces = Pieces {
+            out: Vec::new(),
+            last: None,
+            loose: Loose::of(self),
+        };
         for section in &self.sections {
             pieces.section(section);
         }
-        if let Some(frame) = &self.frame {
-            pieces.text(&frame.text, frame.tail, frame.text.len());
+        while let Some((text, place)) = pieces.loose.next(|_, _| true) {
+            pieces.text(text, place);
         }
         pieces.out
     }
@@ -72,11 +74,14 @@ impl Package {
     /// All of it in libuci's form, with each comment above what it belongs to.
     pub(super) fn print_canonical(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        let frame = self.frame.as_ref();
-        let part = |from, to| frame.and_then(|frame| frame.text.get(from..to));
-        let head = frame.and_then(|frame| part(0, frame.head));
-        print_comments(&mut out, b"", head.unwrap_or_default());
+        let mut loose = Loose::of(self);
         for section in &self.sections {
+            let options = section.options.iter().flat_map(|option| &option.source);
+            for statement in section.source.iter().chain(options) {
+                while let Some((text, place)) = loose.above(statement) {
+                    print_comments(&mut out, b"", text.get(place).unwrap_or_default());
+                }
+            }
             if !out.is_empty() {
                 out.push(b'\n');
             }
@@ -102,9 +107,44 @@ impl Package {
                 }
             }
         }
-        let tail = frame.and_then(|frame| part(frame.tail, frame.text.len()));
-        print_comments(&mut out, b"", tail.unwrap_or_default());
+        while let Some((text, place)) = loose.next(|_, _| true) {
+            print_comments(&mut out, b"", text.get(place).unwrap_or_default());
+        }
         out
+    }
+}
+
+/// What belongs to a file and not to its statements, in order.
+struct Loose<'p> {
+    frame: Option<&'p Frame>,
+    printed: usize,
+}
+
+impl<'p> Loose<'p> {
+    fn of(package: &'p Package) -> Self {
+        Self {
+            frame: package.frame.as_ref(),
+            printed: 0,
+        }
+    }
+
+    /// The next part, if it is `wanted` by the text that it is in and where it begins there.
+    fn next(
+        &mut self,
+        wanted: impl FnOnce(&Arc<[u8]>, usize) -> bool,
+    ) -> Option<(&'p Arc<[u8]>, Range<usize>)> {
+        let frame = self.frame?;
+        let place = frame.loose.get(self.printed)?;
+        if !wanted(&frame.text, place.start) {
+            return None;
+        }
+        self.printed += 1;
+        Some((&frame.text, place.clone()))
+    }
+
+    /// The next part that stands above a statement.
+    fn above(&mut self, statement: &Statement) -> Option<(&'p Arc<[u8]>, Range<usize>)> {
+        self.next(|text, start| Arc::ptr_eq(text, &statement.text) && start < statement.from)
     }
 }
 
@@ -151,15 +191,16 @@ fn print_line(out: &mut Vec<u8>, keyword: Keyword, name: &[u8], value: &[u8]) {
 }
 
 /// Text made of pieces of other texts.
-#[derive(Default)]
-struct Pieces {
+struct Pieces<'p> {
     out: Vec<u8>,
     /// The text that the last piece is from, and where the piece ends there.
     last: Option<(Arc<[u8]>, usize)>,
+    loose: Loose<'p>,
 }
 
-impl Pieces {
+impl Pieces<'_> {
     fn section(&mut self, section: &Section) {
+        self.leave_section();
         match &section.source {
             Some(source) => {
                 if self.join(source) {
@@ -235,18 +276,30 @@ impl Pieces {
         }
     }
 
-    fn text(&mut self, text: &Arc<[u8]>, from: usize, to: usize) {
-        let piece = text.get(from..to).unwrap_or_default();
-        if !piece.is_empty() {
-            self.follow(text, from, to);
-            self.out.extend(piece);
+    /// Makes ready for a section: commented lines at the end of the one before stay there, and the
+    /// head of the file stays at its head.
+    fn leave_section(&mut self) {
+        while let Some((text, place)) = self.loose.next(|text, start| {
+            let follows =
+                |(last, end): &(Arc<[u8]>, usize)| Arc::ptr_eq(last, text) && *end == start;
+            start == 0 || self.last.as_ref().is_some_and(follows)
+        }) {
+            self.text(text, place);
         }
     }
 
     /// Makes ready for a statement as it was read. True if what is before it here is not what was
     /// before it there.
     fn join(&mut self, statement: &Statement) -> bool {
+        while let Some((text, place)) = self.loose.above(statement) {
+            self.text(text, place);
+        }
         self.follow(&statement.text, statement.from, statement.end)
+    }
+
+    fn text(&mut self, text: &Arc<[u8]>, place: Range<usize>) {
+        self.follow(text, place.start, place.end);
+        self.out.extend(text.get(place).unwrap_or_default());
     }
 
     fn follow(&mut self, text: &Arc<[u8]>, from: usize, to: usize) -> bool {
@@ -383,6 +436,23 @@ config dhcp 'lan'
     }
 
     #[test]
+    fn comments_that_a_blank_line_parts_from_what_follows_are_never_taken_away() {
+        let text = "config a\n\toption x 1\n#\toption y 2\n\n# caption\n\n# b\nconfig b\n\n# c\n\nconfig c\n";
+        let loose = "#\toption y 2\n\n# caption\n";
+        let without_b = edited(text, |package| drop(package.sections.remove(1)));
+        assert_eq!(without_b, text.replace("\n# b\nconfig b\n", ""));
+        let without_a = edited(text, |package| drop(package.sections.remove(0)));
+        assert_eq!(without_a, text.replace("config a\n\toption x 1\n", ""));
+        let nothing = edited(text, |package| package.sections.clear());
+        assert_eq!(nothing, format!("{loose}\n# c\n"));
+        let longer = edited(text, |package| package.sections[0].set(b"z", one("3")));
+        assert_eq!(longer, text.replace("x 1\n", "x 1\n\toption z '3'\n"));
+        let new = Section::new(b"new", None);
+        let inserted = edited(text, |package| package.sections.insert(1, new));
+        assert_eq!(inserted, text.replace("\n# b", "\nconfig new\n\n# b"));
+    }
+
+    #[test]
     fn items_of_a_list_keep_their_lines_wherever_they_go() {
         let text = edited(DHCP, |package| {
             package.sections[0].set(b"server", list(&["8.8.8.8", "9.9.9.9", "1.1.1.1"]));
@@ -446,7 +516,7 @@ config dhcp 'lan'
         let (head, rest) = DHCP.split_once("\n\n").unwrap();
         let (server, rest) = rest.split_once("\n\n").unwrap();
         let (lan, tail) = rest.split_once("\n\n").unwrap();
-        assert_eq!(text, format!("{head}\n\n{lan}\n\n{server}\n\n{tail}"));
+        assert_eq!(text, format!("{head}\n\n{lan}\n\n{tail}\n{server}\n"));
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! Where the parts of a package were read: what lets an edit change one line of a file and no other.
 //!
-//! A text is cut at the ends of its statements. What stands between two of them (blank lines, comment
-//! lines, statements that mean nothing) belongs to the second, a comment behind a statement on its
-//! line to the first:
+//! A text is cut at the ends of its statements. A comment behind a statement on its line belongs to it,
+//! and so do the lines above it. But what a blank line parts from the statement below belongs to the
+//! file: the head of the file, captions, and what somebody has commented out at the end of a section.
 //!
 //! ```text
-//!   from ┬  # why this rule is here
-//!        │      option proto 'udp' # not tcp
-//!        │      └────┘ └───┘ └───┘
-//!    end ┴      words
+//!  loose ─  # option target 'DROP'
+//!
+//!   from ┬
+//!        │  # why this rule is here
+//!        │  config rule 'ping' # stays
+//!        │  └────┘ └──┘ └────┘
+//!    end ┴  words
 //! ```
 
 use std::fmt;
@@ -33,7 +36,7 @@ impl Statement {
         self.slice(self.from..self.end)
     }
 
-    /// What stands above it, up to its keyword.
+    /// What belongs to it above, up to its keyword.
     pub(super) fn above(&self) -> &[u8] {
         self.slice(self.from..self.words[0].start)
     }
