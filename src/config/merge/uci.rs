@@ -8,9 +8,9 @@
 //! * Two types for one section are a dispute about the whole section, because options of one type
 //!   mean nothing in the other.
 //! * Lists are merged by item, each change of either side applies. Identity is the item, and its
-//!   number among equal ones; where the hints have a separator, the text before it. If the section has
-//!   no baseline, nobody knows which items were removed: two lists that differ are a dispute, and
-//!   no address that the user took away comes back.
+//!   number among equal ones; where the hints have a separator, the text before it. If the package
+//!   has no old default, nobody knows which items the user took away: two lists that differ are a
+//!   dispute, and no address that was removed comes back.
 //! * A scalar against a list is a dispute: nobody guesses.
 //! * What the user deleted and the image changed stays deleted, with a notice.
 //!
@@ -70,6 +70,7 @@ pub(crate) fn merge(
 ) -> Merged {
     let mut merger = Merger {
         package,
+        has_baseline: base.is_some(),
         hints,
         resolve,
         conflicts: Vec::new(),
@@ -158,6 +159,7 @@ impl Place<'_> {
 
 struct Merger<'a> {
     package: &'a str,
+    has_baseline: bool,
     hints: &'a Hints,
     resolve: &'a mut dyn FnMut(&Dispute) -> Winner,
     conflicts: Vec<Conflict>,
@@ -189,13 +191,12 @@ impl Merger<'_> {
             let present = options.filter(|option| !option.value.is_absent());
             present.map(|option| (&*option.name, option)).collect()
         });
-        let has_baseline = sections.base.is_some();
         merged.options = merge_entries(options, |name, options| {
             let place = Place {
                 option: Some(name),
                 ..place
             };
-            self.option(place, hint.separator(name), has_baseline, options)
+            self.option(place, hint.separator(name), options)
         });
         Some(merged)
     }
@@ -204,11 +205,10 @@ impl Merger<'_> {
         &mut self,
         place: Place,
         separator: Option<&[u8]>,
-        has_baseline: bool,
         options: Sides<&Opt>,
     ) -> Option<Opt> {
         let values = options.map(|option| &option.value);
-        let value = match lists(values, has_baseline) {
+        let value = match lists(values, self.has_baseline) {
             Some(lists) if matches!(values.verdict(), Verdict::Dispute(_)) => {
                 let items = self.list(place, separator, lists);
                 // A list without items cannot be written: the option is absent.

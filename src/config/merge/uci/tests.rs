@@ -390,6 +390,19 @@ fn sections_that_both_added_are_joined_by_name_or_key() {
 }
 
 #[test]
+fn lists_of_a_section_that_both_added_are_joined() {
+    Case {
+        package: "firewall",
+        base: "config a x",
+        user: "config a x\nconfig zone\n option name g\n list network guest\n list network u",
+        new: "config a x\nconfig zone\n option name g\n list network guest\n list network n",
+        expected: "config a x\nconfig zone\n option name g\n list network guest\n list network n\n list network u",
+        ..Case::default()
+    }
+    .check();
+}
+
+#[test]
 fn without_a_baseline_the_user_wins_each_option_even_a_list() {
     let (merged, outcome) = merged_for(
         "uhttpd",
