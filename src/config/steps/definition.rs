@@ -391,7 +391,7 @@ impl Op {
             },
             "uci.delete_section" => Self::DeleteSection {
                 path: package(&f.text("package")?)?,
-                section: selector(f, "section")?,
+                section: not_counted(selector(f, "section")?)?,
             },
             "uci.move_option" => Self::MoveOption(MoveOption::read(f)?),
             "uci.rename_package" => Self::MoveFile {
@@ -456,10 +456,12 @@ impl Op {
 
     fn edit(fields: &mut Fields, edit: Edit) -> Result<Self, Problem> {
         let section = selector(fields, "section")?;
-        if matches!(edit, Edit::SetType { .. }) && !matches!(section, Selector::Type { .. }) {
+        let section = match (&edit, section) {
             // The old type must be known, or there would be no way back.
-            return Err("field `section` does not begin with `@`".into());
-        }
+            (Edit::SetType { .. }, section @ Selector::Type { .. }) => not_counted(section)?,
+            (Edit::SetType { .. }, _) => return Err("field `section` is not `@TYPE`".into()),
+            (_, section) => section,
+        };
         Ok(Self::Edit {
             path: package(&fields.text("package")?)?,
             section,
@@ -601,6 +603,17 @@ fn selector(fields: &mut Fields, field: &str) -> Result<Selector, Problem> {
     let text = fields.text(field)?;
     let problem = || format!("field `{field}`: `{text}` is not NAME, @TYPE, @TYPE[INDEX] or *");
     Selector::parse(&text).ok_or_else(problem)
+}
+
+/// Refuses an index where the operation changes what is counted: run twice, it would go for another
+/// section.
+fn not_counted(selector: Selector) -> Result<Selector, Problem> {
+    match selector {
+        Selector::Type { index: Some(_), .. } => {
+            Err("field `section`: this operation takes no index".into())
+        }
+        selector => Ok(selector),
+    }
 }
 
 fn path(fields: &mut Fields, field: &str) -> Result<EntryPath, Problem> {

@@ -40,13 +40,13 @@
 //! | `uci.map` | `package section option map [to_option]` | `map`: table, or list of pairs, of old and new value; the new one is a text, a list, or null (or an empty list), which deletes the option; unknown values stay; in a list, items are mapped |
 //! | `uci.to_list` | `package section option` | words become items |
 //! | `uci.to_option` | `package section option` | items become words |
-//! | `uci.set_type` | `package section type` | `section` is `@TYPE` or `@TYPE[I]` |
+//! | `uci.set_type` | `package section type` | `section` is `@TYPE` |
 //! | `uci.delete_option` | `package section option` | |
 //! | `uci.set_default` | `package section option value` | only where it is absent |
 //! | `uci.set_option` | `package section option value` | only where it is present |
 //! | `uci.name_section` | `package section name` | the first selected one without a name; not if the name is taken |
 //! | `uci.rename_section` | `package from to` | not if the name is taken |
-//! | `uci.delete_section` | `package section` | |
+//! | `uci.delete_section` | `package section` | `section` has no index |
 //! | `uci.move_option` | `package section option to_section [to_package to_option to_type]` | the first value found moves, if the target has none; `to_type`: the target is made if it is absent |
 //! | `uci.rename_package` | `from to` | not if there is one of that name |
 //! | `uci.builtin` | `package name [params]` | `network.bridge-to-device`, see [`builtin`] |

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::StepError;
 use super::definition::{MoveOption, Op};
-use super::lines::{LineEdit, Removed, put_back};
+use super::lines::{LineEdit, Lines, Removed, put_back};
 use super::section::{Edit, Seen, Selector, loci, restore};
 use super::side::{Side, excerpt, same};
 use super::state::{Attic, Kept, Kind, Owner, Text, Was};
@@ -86,41 +86,45 @@ impl Turn<'_> {
         let Some(mut package) = side.package(path)? else {
             return Ok(());
         };
-        let mut seen: Vec<(usize, Seen, Seen, bool)> = Vec::new();
+        let see = |package: &Package| -> Vec<Seen> {
+            package
+                .sections
+                .iter()
+                .map(|section| edit.see(section))
+                .collect()
+        };
+        let before = see(&package);
         for place in selector.select(&package) {
-            let Some(section) = package.sections.get_mut(place) else {
-                continue;
-            };
-            let before = edit.see(section);
-            edit.apply(section);
-            let after = edit.see(section);
-            let mut back = section.clone();
-            edit.undo(&mut back, selector);
-            let comes_back = edit.see(&back) == before;
-            seen.push((place, before, after, comes_back));
+            if let Some(section) = package.sections.get_mut(place) {
+                edit.apply(section);
+            }
         }
+        let after = see(&package);
         let loci = loci(&package);
         let mut changed = false;
-        for (place, before, after, comes_back) in seen {
-            let Some(locus) = loci.get(place) else {
-                continue;
-            };
-            for option in Edit::touched(&before, &after) {
+        for ((before, after), locus) in before.iter().zip(&after).zip(&loci) {
+            for option in Edit::touched(before, after) {
                 changed = true;
                 side.touch(path, &format!("{}.{option}", locus.text));
             }
-            if !comes_back {
-                let before = (before != after).then(|| stored(&before));
-                let section = locus.text.clone();
-                let among = locus.among;
-                kept.push(self.kept(
-                    path,
-                    Was::Section {
-                        section,
-                        among,
-                        before,
-                    },
-                ));
+        }
+        for place in edit.undo_selector(selector).select(&package) {
+            let (Some(section), Some(locus)) = (package.sections.get(place), loci.get(place))
+            else {
+                continue;
+            };
+            let (Some(before), Some(after)) = (before.get(place), after.get(place)) else {
+                continue;
+            };
+            let mut back = section.clone();
+            edit.undo(&mut back, selector);
+            if edit.see(&back) != *before {
+                let was = Was::Section {
+                    section: locus.text.clone(),
+                    among: locus.among,
+                    before: (before != after).then(|| stored(before)),
+                };
+                kept.push(self.kept(path, was));
             }
         }
         if changed {
@@ -167,13 +171,19 @@ impl Turn<'_> {
                     return Ok(false);
                 };
                 let before = lines.clone();
-                for removed in edit.apply(&mut lines) {
-                    let was = Was::Line {
-                        place: removed.place as u64,
-                        after: removed.after.map(Text),
-                        line: Text(removed.line),
-                    };
-                    kept.push(self.kept(path, was));
+                let removed = edit.apply(&mut lines);
+                let mut back = Lines::parse(&lines.print());
+                put_back(&mut back, &removed);
+                // Of a text without lines one cannot tell whether the last one ended: it is kept whole.
+                if back == before {
+                    for removed in removed {
+                        let was = Was::Line {
+                            place: removed.place as u64,
+                            after: removed.after.map(Text),
+                            line: Text(removed.line),
+                        };
+                        kept.push(self.kept(path, was));
+                    }
                 }
                 let changed = lines != before;
                 if changed {
@@ -252,7 +262,9 @@ impl Turn<'_> {
             Op::Lines {
                 path,
                 edit: LineEdit::Delete { .. },
-            } => put_back_lines(side, path, &kept),
+            } if kept.iter().any(|kept| matches!(kept.was, Was::Line { .. })) => {
+                put_back_lines(side, path, &kept)
+            }
             Op::Chmod { path, mode } => {
                 let was = kept.iter().find_map(|kept| match kept.was {
                     Was::Mode { mode } => Some(mode),

@@ -228,7 +228,7 @@ config b
         ),
         (op("uci.name_section", json!({"name": "second"})), vec![]),
         (
-            op("uci.delete_section", json!({"section": "@a[-1]"})),
+            op("uci.delete_section", json!({"section": "second"})),
             vec![("config a 'second'\n\tlist x '1'\n\tlist x '7'\n", "")],
         ),
         (
@@ -341,5 +341,262 @@ fn nothing_is_rewritten_where_nothing_is_to_be_done() {
         json!([{"op": "text.replace_line", "path": "/etc/config/test", "match": "a", "replace": "b"}]),
     ] {
         assert_eq!(after(&ops, text).unwrap(), text, "{ops}");
+    }
+}
+
+/// Operations to be tried on all kinds of configurations.
+fn all_ops() -> Vec<Json> {
+    let uci = |op: &str, section: &str, more: Json| {
+        let mut object = json!({"op": op, "package": "test", "section": section});
+        let fields = object.as_object_mut().unwrap();
+        fields.append(&mut more.as_object().unwrap().clone());
+        object
+    };
+    let sum = crate::digest::Digest::of(b"one\ntwo\n").to_string();
+    vec![
+        uci("uci.rename_option", "@a", json!({"from": "x", "to": "y"})),
+        uci("uci.rename_option", "*", json!({"from": "y", "to": "x"})),
+        uci(
+            "uci.map",
+            "@a",
+            json!({"option": "x", "map": {"1": "2 3", "4": "5"}}),
+        ),
+        uci(
+            "uci.map",
+            "*",
+            json!({"option": "x", "map": {"1": "5", "2": "5", "3": null}}),
+        ),
+        uci(
+            "uci.map",
+            "@b[0]",
+            json!({"option": "y", "map": {"1": ["5", "6"], "2": []}}),
+        ),
+        uci(
+            "uci.map",
+            "@a",
+            json!({"option": "x", "to_option": "y", "map": [["1", "4"], ["2", "4"], ["3", "1"]]}),
+        ),
+        uci("uci.to_list", "*", json!({"option": "x"})),
+        uci("uci.to_option", "*", json!({"option": "x"})),
+        uci("uci.set_type", "@a", json!({"type": "b"})),
+        uci("uci.delete_option", "*", json!({"option": "x"})),
+        uci("uci.delete_option", "@a[-1]", json!({"option": "y"})),
+        uci("uci.set_default", "*", json!({"option": "x", "value": "1"})),
+        uci(
+            "uci.set_option",
+            "@b",
+            json!({"option": "y", "value": ["1", ""]}),
+        ),
+        uci("uci.name_section", "@a", json!({"name": "n1"})),
+        uci("uci.name_section", "@b[1]", json!({"name": "n9"})),
+        json!({"op": "uci.rename_section", "package": "test", "from": "n1", "to": "n2"}),
+        json!({"op": "uci.rename_section", "package": "test", "from": "n2", "to": "n9"}),
+        uci("uci.delete_section", "@a", json!({})),
+        uci("uci.delete_section", "n1", json!({})),
+        uci("uci.delete_section", "*", json!({})),
+        uci(
+            "uci.move_option",
+            "@a",
+            json!({"option": "x", "to_section": "n1"}),
+        ),
+        uci(
+            "uci.move_option",
+            "*",
+            json!({"option": "x", "to_section": "n9", "to_type": "c", "to_option": "y"}),
+        ),
+        uci(
+            "uci.move_option",
+            "@b",
+            json!({"option": "y", "to_section": "@a", "to_package": "other", "to_type": "a"}),
+        ),
+        json!({"op": "uci.rename_package", "from": "test", "to": "other"}),
+        json!({"op": "uci.rename_package", "from": "test", "to": "third"}),
+        json!({"op": "uci.builtin", "package": "network", "name": "network.bridge-to-device"}),
+        json!({"op": "text.replace_line", "path": "/etc/t", "match": "one", "replace": "two"}),
+        json!({"op": "text.ensure_line", "path": "/etc/t", "line": "two"}),
+        json!({"op": "text.delete_line", "path": "/etc/t", "match": "one"}),
+        json!({"op": "file.move", "from": "/etc/t", "to": "/etc/t2"}),
+        json!({"op": "file.delete", "path": "/etc/t"}),
+        json!({"op": "file.chmod", "path": "/etc/t", "mode": "0600"}),
+        json!({"op": "file.fingerprint", "path": "/etc/t", "sha256": [sum]}),
+    ]
+}
+
+/// What a tree means: packages by what a program is told, other files by their bytes.
+fn meaning(tree: &Tree) -> Vec<(String, u32, String)> {
+    let mut files = content(tree);
+    for (name, _, text) in &mut files {
+        if name.starts_with("etc/config/") {
+            let mut package = crate::config::uci::Package::parse(text.as_bytes()).unwrap();
+            let mut plain = String::new();
+            for section in &mut package.sections {
+                section.options.sort_by(|a, b| a.name.cmp(&b.name));
+                plain.push_str(&format!("{:?} {:?}", section.kind, section.name));
+                for option in &section.options {
+                    plain.push_str(&format!(" {:?}={:?}", option.name, option.value));
+                }
+                plain.push('\n');
+            }
+            *text = plain;
+        }
+    }
+    files
+}
+
+mod any_configuration {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+
+    fn option() -> impl Strategy<Value = String> {
+        let value = select(vec!["1", "2", "3", "4", "5", "6", "5 6", " 1  2 ", ""]);
+        let name = select(vec!["x", "y", "z"]);
+        let word = select(vec!["option", "list", "list"]);
+        (word, name, value).prop_map(|(word, name, value)| format!("\t{word} {name} '{value}'\n"))
+    }
+
+    fn package() -> impl Strategy<Value = String> {
+        let section = (
+            select(vec!["a", "b", "a 'n1'", "a 'n2'", "b 'n3'", "a 'n9'"]),
+            prop::collection::vec(option(), 0..5),
+        );
+        let sections = prop::collection::vec(section, 0..6);
+        sections.prop_map(|sections| {
+            let text = sections.into_iter();
+            text.map(|(head, options)| format!("\nconfig {head}\n{}", options.concat()))
+                .collect()
+        })
+    }
+
+    fn network() -> impl Strategy<Value = String> {
+        let interface = (
+            select(vec!["lan", "wan", "wan6", "guest"]),
+            prop::collection::vec(
+                select(vec![
+                    "option type 'bridge'",
+                    "option ifname 'eth0'",
+                    "option ifname 'eth1 eth2'",
+                    "option ifname '@wan'",
+                    "option device 'br-lan'",
+                    "option device '/dev/ttyUSB0'",
+                    "option stp '1'",
+                    "option proto 'static'",
+                    "option macaddr '02:00:00:00:00:01'",
+                ]),
+                0..5,
+            ),
+        );
+        let device = (
+            select(vec!["br-lan", "br-guest", "eth0"]),
+            prop::collection::vec(
+                select(vec![
+                    "option type 'bridge'",
+                    "list ports 'eth0'",
+                    "option ifname 'eth0 eth1'",
+                    "option mtu '1400'",
+                ]),
+                0..4,
+            ),
+        );
+        let vlan = any::<bool>();
+        (
+            prop::collection::vec(interface, 0..4),
+            prop::collection::vec(device, 0..3),
+            vlan,
+        )
+            .prop_map(|(interfaces, devices, vlan)| {
+                let mut text = String::new();
+                for (name, options) in devices {
+                    text.push_str(&format!("config device\n option name '{name}'\n "));
+                    text.push_str(&options.join("\n "));
+                    text.push('\n');
+                }
+                for (name, options) in interfaces {
+                    text.push_str(&format!("config interface '{name}'\n "));
+                    text.push_str(&options.join("\n "));
+                    text.push('\n');
+                }
+                if vlan {
+                    text.push_str("config bridge-vlan\n option device 'br-lan'\n");
+                }
+                text
+            })
+    }
+
+    fn lines() -> impl Strategy<Value = String> {
+        let line = select(vec!["one", "two", "three", ""]);
+        let lines = prop::collection::vec(line, 0..7);
+        (lines, any::<bool>()).prop_map(|(lines, ends)| {
+            let end = if ends { "\n" } else { "" };
+            format!("{}{end}", lines.join("\n"))
+        })
+    }
+
+    fn files() -> impl Strategy<Value = Tree> {
+        let some = |text| prop::option::weighted(0.9, text);
+        let other = prop::option::weighted(0.5, package());
+        (
+            some(package().boxed()),
+            other,
+            some(network().boxed()),
+            some(lines().boxed()),
+        )
+            .prop_map(|(test, other, network, text)| {
+                let mut files = Vec::new();
+                files.extend(test.as_deref().map(|text| ("etc/config/test", text)));
+                files.extend(other.as_deref().map(|text| ("etc/config/other", text)));
+                files.extend(network.as_deref().map(|text| ("etc/config/network", text)));
+                files.extend(text.as_deref().map(|text| ("etc/t", text)));
+                tree(&files)
+            })
+    }
+
+    fn parses(tree: &Tree) -> bool {
+        content(tree).iter().all(|(name, _, text)| {
+            let package = crate::config::uci::Package::parse(text.as_bytes());
+            !name.starts_with("etc/config/") || package.is_ok()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 128, ..ProptestConfig::default() })]
+
+        #[test]
+        fn an_operation_run_twice_is_an_operation_run_once(user in files(), op in select(all_ops())) {
+            prop_assume!(parses(&user));
+            let steps = [step(&json!([op]))];
+            let mut world = World { base: user.clone(), user, state: State::default(), facts: Facts::default() };
+            world.to(&steps);
+            let once = content(&world.user);
+            prop_assert_eq!(content(&world.base), once.clone());
+            world.state = State::default();
+            let reports = world.to(&steps);
+            prop_assert_eq!(content(&world.user), once);
+            let touched = reports[0].touched.clone();
+            let fingerprint = op["op"] == "file.fingerprint";
+            prop_assert!(touched.is_empty() || fingerprint, "{:?}", touched);
+        }
+
+        #[test]
+        fn forward_and_backward_is_where_one_was(
+            base in files(),
+            user in files(),
+            ops in prop::collection::vec(select(all_ops()), 1..4),
+        ) {
+            prop_assume!(parses(&base) && parses(&user));
+            let fingerprint = ops.iter().any(|op| op["op"] == "file.fingerprint");
+            let mut world = World { base, user, state: State::default(), facts: Facts::default() };
+            let before = world.clone();
+            world.to(&[step(&Json::Array(ops))]);
+            prop_assert_eq!(world.state.applied.len(), 1);
+            let reports = world.to(&[]);
+            prop_assert_eq!(reports[0].direction, Direction::Backward);
+            prop_assert_eq!(world.state.applied.len(), 0);
+            prop_assert_eq!(meaning(&world.user), meaning(&before.user));
+            if !fingerprint {
+                prop_assert_eq!(meaning(&world.base), meaning(&before.base));
+            }
+        }
     }
 }
