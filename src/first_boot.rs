@@ -15,8 +15,6 @@
 //! into the old one. **Exit code 22 of the command means: reboot.** Any other failure is one of a
 //! system that is not on trial; it goes on, since rebooting it would never end.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
 
 use thiserror::Error;
@@ -24,8 +22,7 @@ use thiserror::Error;
 use crate::config::ConfigError;
 use crate::config::apply::{self, Inputs, Target};
 use crate::config::report::Report;
-use crate::data::{ArchiveRef, DataError, Installed, Stage, What};
-use crate::digest::Hasher;
+use crate::data::{DataError, Installed, Stage, What};
 use crate::files;
 use crate::install::describe;
 use crate::machine::{Machine, MachineError};
@@ -134,7 +131,6 @@ fn bring_over(machine: &Machine, installed: &Installed) -> Result<FirstBoot, Con
         };
     };
     let path = machine.data.archive_file(machine.name(machine.running));
-    check_archive(&path, archive)?;
     let target = match &overlay {
         Some(overlay) => Target::Overlay(overlay),
         None => Target::InPlace(&machine.root),
@@ -142,6 +138,7 @@ fn bring_over(machine: &Machine, installed: &Installed) -> Result<FirstBoot, Con
     let new_root = machine.defaults().unwrap_or_else(|| machine.root.clone());
     let inputs = Inputs {
         archive: &path,
+        digest: archive.sha256,
         new_root: &new_root,
         to_version: &installed.version,
         target,
@@ -151,27 +148,6 @@ fn bring_over(machine: &Machine, installed: &Installed) -> Result<FirstBoot, Con
         FirstBoot::AlreadyDone
     } else {
         FirstBoot::Applied(report)
-    })
-}
-
-/// The archive must be the one that the install saved and read back, to the last byte.
-fn check_archive(path: &Path, wanted: &ArchiveRef) -> Result<(), ConfigError> {
-    let mut file = files::open_past_cache(path)?;
-    let mut hasher = Hasher::new();
-    let size = io::copy(&mut file, &mut hasher).map_err(ConfigError::Read)?;
-    let found = ArchiveRef {
-        size,
-        sha256: hasher.finish(),
-    };
-    if found == *wanted {
-        return Ok(());
-    }
-    Err(ConfigError::Damaged {
-        at: path.display().to_string(),
-        problem: format!(
-            "{} bytes with sha256 {}, the install saved {} with {}",
-            found.size, found.sha256, wanted.size, wanted.sha256
-        ),
     })
 }
 
@@ -189,11 +165,8 @@ fn start_empty(overlay: &Path) -> Result<FirstBoot, ConfigError> {
 /// What became of the kept files, in one line.
 #[must_use]
 pub fn summary(report: &Report) -> String {
-    let mut counts = BTreeMap::new();
-    for entry in &report.entries {
-        *counts.entry(entry.action.name()).or_insert(0_u64) += 1;
-    }
-    let counts: Vec<String> = counts
+    let counts: Vec<String> = report
+        .summary
         .iter()
         .map(|(action, count)| format!("{count} {action}"))
         .collect();

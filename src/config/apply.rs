@@ -17,18 +17,17 @@
 //! place) a journal that says how to get there. The archive and, with an overlay, the new root are
 //! only read. What was done is told in a report in the new tree.
 
-use std::fs::File;
-use std::io::BufReader;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::build::Builder;
-use super::bundle::Bundle;
+use super::archive::{self, Unpacked};
+use super::build::{self, Difference};
+use super::engine::{self, Context, Outcome, Verdict};
 use super::in_place::{self, Journal};
-use super::plan::Plan;
 use super::report::Report;
-use super::{ConfigError, archive, reports};
-use crate::digest::{Digest, Hashing};
+use super::tree::Tree;
+use super::{ConfigError, EntryPath, STATE_DIR, reports};
+use crate::digest::Digest;
 use crate::files::{self, FileError};
 
 /// What first boot works on.
@@ -36,7 +35,10 @@ use crate::files::{self, FileError};
 pub struct Inputs<'a> {
     /// The archive file.
     pub archive: &'a Path,
-    /// The root of the new slot as its image shipped it.
+    /// What it must be, to the last byte.
+    pub digest: Digest,
+    /// The root of the new slot as its image shipped it: `etc` is in it, and `lib/upgrade` if the
+    /// image has rules of its own.
     pub new_root: &'a Path,
     /// Version of the new image, for the report.
     pub to_version: &'a str,
@@ -56,74 +58,160 @@ pub enum Target<'a> {
 /// Brings the configuration of an archive to a new image.
 ///
 /// # Errors
-/// When the archive is damaged, a file cannot be read or written, or there is no space. With an
-/// overlay, the configuration of the new slot is then as if it had not been tried. In place, too,
-/// if the journal was not written yet; later, calling again finishes.
+/// When the archive is damaged, a file cannot be read or written, there is no space, or the merge is
+/// refused. With an overlay, the configuration of the new slot is then as if it had not been tried.
+/// In place, too, if the journal was not written yet; later, calling again finishes.
 pub fn apply(inputs: &Inputs) -> Result<Report, ConfigError> {
-    let file = File::open(inputs.archive).map_err(FileError::at("open", inputs.archive))?;
-    let mut source = Hashing::new(BufReader::new(file));
-    let (bundle, _) = archive::inspect(&mut source)?;
-    let (_, _, digest) = source.finish();
     match inputs.target {
-        Target::Overlay(dir) => overlay(inputs, &bundle, digest, dir),
-        Target::InPlace(root) => in_place(inputs, &bundle, digest, root),
+        Target::Overlay(dir) => overlay(inputs, dir),
+        Target::InPlace(root) => in_place(inputs, root),
     }
 }
 
-fn overlay(
-    inputs: &Inputs,
-    bundle: &Bundle,
-    archive: Digest,
-    dir: &Path,
-) -> Result<Report, ConfigError> {
-    let upper = dir.join("upper");
-    let fresh = dir.join("upper.new");
+fn overlay(inputs: &Inputs, dir: &Path) -> Result<Report, ConfigError> {
+    let (upper, fresh) = (dir.join("upper"), dir.join("upper.new"));
+    let scratch = dir.join("merge.tmp");
+    files::remove_tree(&scratch)?;
     if files::exists(&upper) {
-        let last = reports::latest(&upper)?.filter(|report| report.archive == archive);
-        let untold = || Plan::default().report(bundle, archive, inputs.to_version, Vec::new());
-        let mut report = last.unwrap_or_else(untold);
-        report.already_done = true;
-        return Ok(report);
+        return Ok(done_before(inputs, &upper)?.unwrap_or_else(|| untold(inputs)));
     }
     files::remove_tree(&fresh)?;
     files::make_dirs(dir, 0o755)?;
-    let plan = Plan::of(bundle, inputs.new_root)?;
-    check_space(dir, plan.space())?;
-    // The root of an upper layer gives the mounted root its permissions.
-    let mode = mode_of(inputs.new_root)?;
-    let built = Builder::new(&fresh, mode, inputs, &plan)
-        .and_then(|builder| builder.build(bundle, archive, 1))
-        .and_then(|built| Ok(files::sync_tree(&fresh).map(|()| built)?));
-    let (report, _) = tidied(&fresh, built)?;
+    let prepared = Prepared::new(inputs, &scratch);
+    let built = prepared.and_then(|mut prepared| {
+        let tree = prepared.complete(1)?;
+        let difference = Difference::new(&prepared.new, &tree);
+        check_space(dir, difference.space())?;
+        // The root of an upper layer gives the mounted root its permissions.
+        difference.build(&fresh, mode_of(inputs.new_root)?, true)?;
+        files::sync_tree(&fresh)?;
+        Ok(prepared.report)
+    });
+    files::remove_tree(&scratch)?;
+    let report = tidied(&fresh, built)?;
     files::rename(&fresh, &upper)?;
     files::sync_dir(dir)?;
     Ok(report)
 }
 
-fn in_place(
-    inputs: &Inputs,
-    bundle: &Bundle,
-    archive: Digest,
-    root: &Path,
-) -> Result<Report, ConfigError> {
+fn in_place(inputs: &Inputs, root: &Path) -> Result<Report, ConfigError> {
     if let Some(journal) = Journal::read(root)? {
-        return in_place::finish(root, journal, archive);
+        return in_place::finish(root, journal, inputs.digest);
     }
-    let last = reports::latest(root)?.filter(|report| report.archive == archive);
-    if let Some(mut report) = last {
-        report.already_done = true;
+    if let Some(report) = done_before(inputs, root)? {
         return Ok(report);
     }
-    let staged = in_place::prepare(root)?;
-    let plan = Plan::of(bundle, inputs.new_root)?;
-    // Each file lies there twice for a while.
-    check_space(root, plan.space().saturating_mul(2))?;
+    let (staged, scratch) = in_place::prepare(root)?;
     let number = reports::next(root)?;
-    let built = Builder::new(&staged, 0o700, inputs, &plan)
-        .and_then(|builder| builder.build(bundle, archive, number));
+    let built = Prepared::new(inputs, &scratch).and_then(|mut prepared| {
+        let tree = prepared.complete(number)?;
+        let difference = Difference::new(&prepared.new, &tree);
+        // Each file lies there twice for a while.
+        check_space(root, difference.space().saturating_mul(2))?;
+        let removed = difference.build(&staged, 0o700, false)?;
+        Ok((prepared.report, removed))
+    });
+    files::remove_tree(&scratch)?;
     let (report, removed) = tidied(&staged, built)?;
     let journal = Journal::write(root, report, removed)?;
-    in_place::finish(root, journal, archive)
+    in_place::finish(root, journal, inputs.digest)
+}
+
+/// The report of a tree that was made from this archive before.
+fn done_before(inputs: &Inputs, root: &Path) -> Result<Option<Report>, ConfigError> {
+    let report = reports::latest(root)?.filter(|report| report.archive == Some(inputs.digest));
+    Ok(report.map(|mut report| {
+        report.already_done = true;
+        report
+    }))
+}
+
+/// The configuration is there, but its report is not.
+fn untold(inputs: &Inputs) -> Report {
+    Report {
+        to: inputs.to_version.to_owned(),
+        archive: Some(inputs.digest),
+        already_done: true,
+        ..Report::default()
+    }
+}
+
+/// An archive that has met the new image; nothing is written yet but scratch.
+pub(super) struct Prepared {
+    outcome: Outcome,
+    new: Tree,
+    report: Report,
+}
+
+impl Prepared {
+    fn new(inputs: &Inputs, scratch: &Path) -> Result<Self, ConfigError> {
+        let archive = inputs.archive;
+        // What the install read back from the medium must still be there, not just in the cache.
+        let file = files::open_past_cache(archive)?;
+        let unpacked = archive::unpack(file, scratch)?;
+        if unpacked.sha256 != inputs.digest {
+            let problem = format!(
+                "{} bytes with sha256 {}, the install saved one with {}",
+                unpacked.size, unpacked.sha256, inputs.digest
+            );
+            return Err(ConfigError::damaged(archive.display().to_string(), problem));
+        }
+        let new = new_defaults(inputs.new_root, &unpacked)?;
+        let prepared = Self::meet(unpacked, new, inputs.to_version)?;
+        match prepared.outcome.verdict() {
+            Verdict::Refused => Err(ConfigError::Refused {
+                reasons: prepared.outcome.merge.refused,
+            }),
+            Verdict::Clean | Verdict::NeedsReview => Ok(prepared),
+        }
+    }
+
+    /// Runs the engine over what came out of an archive.
+    pub(super) fn meet(
+        unpacked: Unpacked,
+        new: Tree,
+        to_version: &str,
+    ) -> Result<Self, ConfigError> {
+        let Unpacked {
+            bundle,
+            base,
+            user,
+            sha256,
+            ..
+        } = unpacked;
+        let context = Context::of(&bundle, &user, &new)?;
+        let outcome = engine::run(base, user, &new, &context)?;
+        let mut report = Report::of(&outcome, &bundle.from_version, to_version);
+        report.archive = Some(sha256);
+        Ok(Self {
+            outcome,
+            new,
+            report,
+        })
+    }
+
+    /// The whole result, with the report of this number.
+    fn complete(&mut self, number: u32) -> Result<Tree, ConfigError> {
+        build::complete(&self.outcome, &self.new, &mut self.report, number)
+    }
+}
+
+/// What the new image has where the archive has something, all of its `/etc`, and its rules.
+fn new_defaults(root: &Path, unpacked: &Unpacked) -> Result<Tree, ConfigError> {
+    let mut new = Tree::default();
+    for dir in ["etc", "lib/upgrade"] {
+        new.read(root, dir)?;
+    }
+    let paths = [&unpacked.base, &unpacked.user];
+    for (path, _) in paths.iter().flat_map(|tree| tree.iter()) {
+        if !path.is_within("etc") {
+            new.read_entry(root, path)?;
+        }
+    }
+    if let Ok(state) = EntryPath::new(STATE_DIR.as_bytes()) {
+        new.remove(&state); // what a root that is changed in place has of earlier upgrades
+    }
+    Ok(new)
 }
 
 /// What was built half is removed, so that it does not fill the medium; the error is what counts.

@@ -158,6 +158,15 @@ impl Bundle {
             .filter(|member| !member.path.is_within(STATE_DIR))
     }
 
+    /// Paths whose old default no image ships.
+    pub(super) fn generated(&self) -> impl Iterator<Item = EntryPath> {
+        let members = self.members.iter().filter(|member| member.generated);
+        let deletions = self.deletions.iter().filter(|deletion| deletion.generated);
+        members
+            .map(|member| member.path.clone())
+            .chain(deletions.map(|deletion| deletion.path.clone()))
+    }
+
     /// The old defaults, by the path that they are the default of.
     pub(super) fn baseline(&self) -> BTreeMap<EntryPath, &Entry> {
         self.members

@@ -46,13 +46,13 @@ struct Step {
     new: Option<Entry>,
 }
 
-/// Begins a transaction: the directory to build its tree in, which does not exist.
-pub(super) fn prepare(root: &Path) -> Result<PathBuf, ConfigError> {
+/// Begins a transaction: the directory to build its tree in, and one for scratch; neither exists.
+pub(super) fn prepare(root: &Path) -> Result<(PathBuf, PathBuf), ConfigError> {
     let dir = root.join(TRANSACTION);
     files::remove_tree(&dir)?;
     files::make_dirs(&root.join("etc"), 0o755)?;
     files::make_dirs(&dir, 0o700)?;
-    Ok(tree_of(root))
+    Ok((tree_of(root), dir.join("scratch")))
 }
 
 fn tree_of(root: &Path) -> PathBuf {
@@ -117,7 +117,7 @@ pub(super) fn finish(
     archive: Digest,
 ) -> Result<Report, ConfigError> {
     let mut report = journal.report;
-    if report.archive != archive {
+    if report.archive != Some(archive) {
         let problem = "an earlier transaction, of another archive, is not finished";
         return Err(ConfigError::damaged("the journal", problem));
     }

@@ -20,22 +20,20 @@ pub mod archive;
 mod baseline;
 mod build;
 pub mod bundle;
-pub mod decide;
+pub mod engine;
 mod in_place;
 pub mod keep;
-mod merge;
+pub mod merge;
 mod owners;
 mod path;
 mod pattern;
 mod place;
-mod plan;
 pub mod report;
 pub mod reports;
 pub mod restore;
 mod scope;
 mod services;
 mod stage;
-#[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
 pub mod steps;
 mod tarball;
 mod tree;
@@ -109,6 +107,15 @@ pub enum ConfigError {
         #[source]
         source: serde_json::Error,
     },
+    /// The rules do not allow a result. Nothing was written.
+    #[error("the configuration cannot be merged: {}", reasons.join("; "))]
+    Refused {
+        /// Each of them alone would do.
+        reasons: Vec<String>,
+    },
+    /// The image's steps, or the record of those that were taken.
+    #[error(transparent)]
+    Steps(#[from] steps::StepError),
     /// A file became shorter while it was read into the archive.
     #[error("`{path}` changed while it was read; try again")]
     Changed {

@@ -40,6 +40,22 @@ impl Owners {
         })
     }
 
+    /// All names of these texts of passwd and group.
+    pub(super) fn read(passwd: &[u8], group: &[u8]) -> Self {
+        Self {
+            users: by_number(passwd, &|_| true),
+            groups: by_number(group, &|_| true),
+        }
+    }
+
+    /// The numbers that the names have in these texts of passwd and group.
+    pub(super) fn numbers(&self, passwd: &[u8], group: &[u8]) -> Numbers {
+        Numbers {
+            uids: renumbered(&self.users, passwd),
+            gids: renumbered(&self.groups, group),
+        }
+    }
+
     /// True if no name is known.
     pub(super) fn is_empty(&self) -> bool {
         self.users.is_empty() && self.groups.is_empty()
@@ -52,19 +68,52 @@ fn names(
     file: &str,
     numbers: &BTreeSet<u32>,
 ) -> Result<BTreeMap<u32, String>, ConfigError> {
-    let mut names = BTreeMap::new();
     let Ok(path) = EntryPath::new(file.as_bytes()) else {
-        return Ok(names);
+        return Ok(BTreeMap::new());
     };
     let text = accounts::read(root, &path)?.unwrap_or_default();
+    Ok(by_number(&text, &|number| numbers.contains(&number)))
+}
+
+fn by_number(text: &[u8], wanted: &dyn Fn(u32) -> bool) -> BTreeMap<u32, String> {
+    let mut names = BTreeMap::new();
     for line in text.split(|byte| *byte == b'\n') {
-        if let Some((name, number)) = account(line)
-            && numbers.contains(&number)
-        {
+        if let Some((name, number)) = account(line).filter(|(_, number)| wanted(*number)) {
             names.entry(number).or_insert_with(|| escape(name));
         }
     }
-    Ok(names)
+    names
+}
+
+/// The numbers that changed, old to new. A name that is gone leaves its number as it was.
+fn renumbered(names: &BTreeMap<u32, String>, text: &[u8]) -> BTreeMap<u32, u32> {
+    let mut numbers = BTreeMap::new();
+    for line in text.split(|byte| *byte == b'\n') {
+        if let Some((name, number)) = account(line) {
+            numbers.entry(escape(name)).or_insert(number);
+        }
+    }
+    let pairs = names
+        .iter()
+        .filter_map(|(old, name)| Some((*old, *numbers.get(name)?)));
+    pairs.filter(|(old, new)| old != new).collect()
+}
+
+/// New numbers of owners.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Numbers {
+    uids: BTreeMap<u32, u32>,
+    gids: BTreeMap<u32, u32>,
+}
+
+impl Numbers {
+    pub(super) fn uid(&self, old: u32) -> u32 {
+        self.uids.get(&old).copied().unwrap_or(old)
+    }
+
+    pub(super) fn gid(&self, old: u32) -> u32 {
+        self.gids.get(&old).copied().unwrap_or(old)
+    }
 }
 
 /// `NAME:PASSWORD:NUMBER:...`, in passwd and in group.

@@ -1,10 +1,14 @@
 //! What became of a configuration: one entry a path, and what the owner should know.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::EntryPath;
+use super::engine::{ENGINE, Outcome};
+use super::merge::Merger;
+use super::steps::StepReport;
 use crate::digest::Digest;
 
 /// Version of the report document.
@@ -143,6 +147,9 @@ pub struct Conflict {
     pub new: Option<Shown>,
     /// Who won.
     pub resolved: Winner,
+    /// True if the owner decided that before the upgrade: nothing is left to review.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub decided: bool,
 }
 
 impl Conflict {
@@ -155,6 +162,7 @@ impl Conflict {
             user: None,
             new: None,
             resolved,
+            decided: false,
         }
     }
 }
@@ -166,9 +174,51 @@ pub struct ReportEntry {
     pub path: EntryPath,
     /// What was done.
     pub action: Action,
+    /// What joined the two changes, if both sides changed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merger: Option<Merger>,
     /// Disputes; empty for most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<Conflict>,
+    /// True if it lost set-user-id or set-group-id bits that the new image does not give it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub set_id_cleared: bool,
+}
+
+/// A service that is not as the new image has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceChange {
+    /// Its name, as text without loss.
+    pub name: String,
+    /// What it is instead.
+    pub action: ServiceAction,
+}
+
+/// Whether a service starts at boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceAction {
+    /// It does.
+    Enabled,
+    /// It does not.
+    Disabled,
+}
+
+/// An account of the image whose number was taken by an account of the user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renumbered {
+    /// Its name, as text without loss.
+    pub name: String,
+    /// True for a group.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub group: bool,
+    /// Its number in the image.
+    pub image: u32,
+    /// Its number now.
+    pub result: u32,
+    /// What the image has under `/etc` that belongs to the number there, and so to somebody else
+    /// here.
+    pub files: Vec<EntryPath>,
 }
 
 /// Kinds of notices: worth knowing, no review needed.
@@ -223,10 +273,8 @@ pub enum NoticeKind {
     PolicyLine,
     /// A policy has more lines than are followed.
     PolicyTooLong,
-    /// A set-user-id or set-group-id bit that the image does not have was taken away.
+    /// A set-user-id or set-group-id bit of a restored file was taken away.
     SetIdCleared,
-    /// The user's version is below `/etc/sysupgrade/attic`.
-    Attic,
     /// The user's version did not fit into the attic; it is still in the old slot.
     AtticFull,
     /// The archive knows no defaults of the old image.
@@ -309,7 +357,6 @@ impl NoticeKind {
                 "the policy has too many lines; this one and those after it were not followed"
             }
             Self::SetIdCleared => "lost its set-user-id and set-group-id bits",
-            Self::Attic => "your version is in /etc/sysupgrade/attic",
             Self::AtticFull => "your version did not fit into the attic; it is in the old slot",
             Self::NoBaseline => "the defaults of the old image are not known; your files stay",
             Self::ChangedMeanwhile => "was changed while the first boot was unfinished; replaced",
@@ -387,30 +434,77 @@ impl fmt::Display for Notice {
     }
 }
 
-/// What became of a configuration at the first boot of a new system.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What becomes of a configuration on its way to a new system: a plan before, a report after.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// [`FORMAT`].
     pub format: u32,
+    /// Number of the engine that made it.
+    pub engine: u32,
     /// Version of the image that it came from; empty if not known.
     pub from: String,
     /// Version of the image that it was brought to.
     pub to: String,
     /// SHA-256 of the archive, so that a report says which one it is about.
-    pub archive: Digest,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<Digest>,
     /// True if it had been done before; the rest tells of that time.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub already_done: bool,
+    /// How many paths each action was taken on.
+    pub summary: BTreeMap<String, u64>,
     /// One a path, sorted.
     pub entries: Vec<ReportEntry>,
+    /// Services that are not as the new image has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceChange>,
+    /// Accounts of the image that have other numbers than there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub renumbered: Vec<Renumbered>,
     /// In the order of events.
     pub notices: Vec<Notice>,
+    /// Paths whose user's version had to give way and is in the attic.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attic: Vec<EntryPath>,
+    /// Migration steps that were taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepReport>,
+    /// Why it cannot be done at all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocked: Vec<String>,
 }
 
 impl Report {
+    /// Tells of an outcome.
+    #[must_use]
+    pub(super) fn of(outcome: &Outcome, from: &str, to: &str) -> Self {
+        let merge = &outcome.merge;
+        let mut summary = BTreeMap::new();
+        for entry in &merge.entries {
+            *summary.entry(entry.action.name().to_owned()).or_insert(0) += 1;
+        }
+        Self {
+            format: FORMAT,
+            engine: ENGINE,
+            from: from.to_owned(),
+            to: to.to_owned(),
+            archive: None,
+            already_done: false,
+            summary,
+            entries: merge.entries.clone(),
+            services: merge.services.clone(),
+            renumbered: merge.renumbered.clone(),
+            notices: merge.notices.clone(),
+            attic: merge.attic.clone(),
+            steps: outcome.steps.clone(),
+            blocked: merge.refused.clone(),
+        }
+    }
+
     /// True if a dispute was decided for the owner, who should look at it.
     #[must_use]
     pub fn needs_review(&self) -> bool {
-        self.entries.iter().any(|entry| !entry.conflicts.is_empty())
+        let mut conflicts = self.entries.iter().flat_map(|entry| &entry.conflicts);
+        conflicts.any(|conflict| !conflict.decided)
     }
 }

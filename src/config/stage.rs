@@ -30,8 +30,8 @@ pub(super) struct Stage {
 pub(super) struct Source<'a> {
     pub path: &'a Path,
     pub content: &'a mut dyn Read,
-    /// Modification time, seconds since 1970.
-    pub modified: u64,
+    /// Modification time, seconds since 1970; now if `None`.
+    pub modified: Option<u64>,
 }
 
 impl Stage {
@@ -102,7 +102,9 @@ impl Stage {
                     return Err(ConfigError::damaged(path, "changed since it was verified"));
                 }
                 new.place()?;
-                files::set_modified(&place, source.modified)?;
+                if let Some(modified) = source.modified {
+                    files::set_modified(&place, modified)?;
+                }
                 Ok(())
             }
         }

@@ -314,8 +314,8 @@ pub struct Tree {
 struct Leaf {
     entry: Entry,
     place: Place,
-    /// Seconds since 1970; of a file.
-    modified: u64,
+    /// Seconds since 1970; of a file that was read.
+    modified: Option<u64>,
 }
 
 /// Where the bytes of a file are.
@@ -369,7 +369,7 @@ impl Tree {
         let leaf = Leaf {
             entry,
             place,
-            modified,
+            modified: Some(modified),
         };
         self.leaves.insert(path, leaf);
     }
@@ -385,9 +385,9 @@ impl Tree {
         self.leaves.iter().map(|(path, leaf)| (path, &leaf.entry))
     }
 
-    /// When a file was changed last, seconds since 1970.
-    pub(super) fn modified(&self, path: &EntryPath) -> u64 {
-        self.leaves.get(path).map_or(0, |leaf| leaf.modified)
+    /// When a file was changed last, seconds since 1970; nothing for one that was made here.
+    pub(super) fn modified(&self, path: &EntryPath) -> Option<u64> {
+        self.leaves.get(path)?.modified
     }
 
     /// The bytes of a file of at most `most` bytes; nothing if it is longer or no file.
@@ -449,8 +449,26 @@ impl Tree {
                 },
                 meta: before.map_or(otherwise, |leaf| leaf.entry.meta),
             },
-            modified: before.map_or(0, |leaf| leaf.modified),
+            modified: None,
             place: Place::Here(bytes.into()),
+        };
+        self.leaves.insert(path.clone(), leaf);
+    }
+
+    /// Puts a link of root's at a path.
+    pub(super) fn put_link(&mut self, path: &EntryPath, target: &[u8]) {
+        let content = Content::Link {
+            target: target.into(),
+        };
+        let meta = Meta {
+            mode: 0o777,
+            uid: 0,
+            gid: 0,
+        };
+        let leaf = Leaf {
+            entry: Entry { content, meta },
+            place: Place::Here(Rc::default()),
+            modified: None,
         };
         self.leaves.insert(path.clone(), leaf);
     }

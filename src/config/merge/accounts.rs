@@ -518,6 +518,7 @@ impl Merger<'_> {
             side.map(|side| if secret { Shown::SECRET } else { text(side) })
         };
         let conflict = Conflict {
+            decided: false,
             locus: Some(locus),
             kind,
             default: shown(default),
@@ -1076,6 +1077,7 @@ mod tests {
             assert_eq!(text(merged.passwd.as_ref()), wanted.passwd);
             let shown = |text: &str| Some(Shown::Text(text.to_owned()));
             let conflict = Conflict {
+                decided: false,
                 locus: Some("daemon[home]".to_owned()),
                 kind: ConflictKind::BothChanged,
                 default: shown("/var"),

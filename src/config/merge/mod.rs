@@ -1,14 +1,791 @@
-//! Two changes of one default become one file.
+//! Two changes of one default become one system.
+//!
+//! [`merge`] takes three trees and some rules and gives a fourth tree, and says of every path what
+//! became of it. It is a pure function: it reads the files of its trees and writes nothing, so that
+//! a plan, a first boot and a builder at a desk get the same answer.
+//!
+//! ```text
+//! for each path    policy ──> table ──> both changed? content (UCI, text, lines)
+//! together         accounts (ids tie passwd, group and shadow), services
+//! at the end       what stands below what gave way; owners by name
+//! ```
 
-#[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
-mod accounts;
-#[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
+pub(crate) mod accounts;
+mod content;
 mod hints;
-pub(super) mod policy;
-#[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
+mod lines;
+pub(crate) mod policy;
+pub mod resolve;
+pub mod scope;
 mod services;
-#[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
-mod text;
+mod table;
+pub(crate) mod text;
 mod three_way;
-#[cfg_attr(not(test), expect(dead_code, reason = "joined by the engine"))]
 mod uci;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use accounts::{Accounts, Database};
+use content::{Contents, Judge};
+use policy::{Disposition, OnConflict, OnDelete, Policy, Rule};
+use resolve::{Resolutions, Seen};
+use scope::Declared;
+use services::{Links, Origin, Script};
+use table::Row;
+
+use super::bundle::Services;
+use super::owners::{Numbers, Owners};
+use super::path::{escape, unescape};
+use super::report::{
+    Action, Conflict, ConflictKind, Notice, NoticeKind, Renumbered, ReportEntry, ServiceAction,
+    ServiceChange, Winner,
+};
+use super::tree::{Content, Entry, Kind, Meta, Tree};
+use super::{ConfigError, EntryPath, STATE_DIR};
+use crate::digest::Digest;
+pub(crate) use policy::Merger;
+
+/// What a merge goes by, beside the three trees.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Which paths are merged, and how.
+    pub(crate) policy: Policy,
+    /// Which paths are the user's to change.
+    pub scope: Scope,
+    /// What the owner decided before.
+    pub resolutions: Resolutions,
+    /// Services that were enabled; read from the trees if `None`.
+    pub services: Option<Services>,
+    /// Names of the numeric owners of the user's files; read from the user's accounts if `None`.
+    pub owners: Option<Owners>,
+}
+
+/// Which paths are the user's to change. What was changed elsewhere follows the image, and is told.
+#[derive(Clone, Debug)]
+pub enum Scope {
+    /// All that the trees hold: they come out of an archive, which has nothing else.
+    Carried,
+    /// What keep lists name.
+    Declared(Declared),
+    /// That, and everything under `/etc`.
+    Etc(Declared),
+}
+
+/// The versions of a configuration that meet.
+#[derive(Clone, Copy, Debug)]
+pub struct Versions<'t> {
+    /// The old default.
+    pub base: &'t Tree,
+    /// What the user made of it.
+    pub user: &'t Tree,
+    /// The new default.
+    pub new: &'t Tree,
+}
+
+/// The result of a merge.
+#[derive(Clone, Debug, Default)]
+pub struct Merge {
+    /// The fourth tree.
+    pub result: Tree,
+    /// What became of each path, sorted.
+    pub entries: Vec<ReportEntry>,
+    /// Services that are not as the new image has them.
+    pub services: Vec<ServiceChange>,
+    /// Worth knowing.
+    pub notices: Vec<Notice>,
+    /// Accounts of the image that have other numbers than there.
+    pub renumbered: Vec<Renumbered>,
+    /// Paths whose user's version had to give way.
+    pub attic: Vec<EntryPath>,
+    /// Why the whole merge is refused; nothing of the result may then be used.
+    pub refused: Vec<String>,
+    /// Every dispute, with the digest of the versions that were seen there.
+    pub disputes: Vec<(EntryPath, Option<String>, Digest)>,
+}
+
+/// Whose content stands in the result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Take {
+    /// Nobody's: the path is absent.
+    Nothing,
+    User,
+    New,
+    /// Both's.
+    Merged(Vec<u8>),
+}
+
+/// What becomes of one path.
+struct Decision {
+    take: Take,
+    /// `None`: nothing to tell.
+    action: Option<Action>,
+    merger: Option<Merger>,
+    conflicts: Vec<Conflict>,
+    attic: bool,
+    rule: Rule,
+}
+
+impl Decision {
+    fn new(take: Take, action: impl Into<Option<Action>>, rule: Rule) -> Self {
+        Self {
+            take,
+            action: action.into(),
+            merger: None,
+            conflicts: Vec::new(),
+            attic: false,
+            rule,
+        }
+    }
+}
+
+/// Merges three versions of a configuration.
+///
+/// # Errors
+/// When a file of a tree cannot be read.
+pub fn merge(versions: Versions, rules: &Rules) -> Result<Merge, ConfigError> {
+    let mut merging = Merging {
+        versions,
+        rules,
+        judge: Judge::new(&rules.resolutions),
+        decisions: BTreeMap::new(),
+        merge: Merge::default(),
+    };
+    merging.accounts()?;
+    let mut paths: Vec<&EntryPath> = [versions.base, versions.user, versions.new]
+        .iter()
+        .flat_map(|tree| tree.iter().map(|(path, _)| path))
+        .collect();
+    paths.sort_unstable();
+    paths.dedup();
+    for path in paths {
+        if path.is_within(STATE_DIR) || is_service_link(path) {
+            continue;
+        }
+        if !merging.decisions.contains_key(path)
+            && let Some(decision) = merging.decide(path)?
+        {
+            merging.decisions.insert(path.clone(), decision);
+        }
+    }
+    merging.give_way();
+    merging.reopen_directories();
+    merging.finish()
+}
+
+/// Links of services are the services' own affair.
+fn is_service_link(path: &EntryPath) -> bool {
+    path.strip(services::DIR).is_some()
+}
+
+struct Merging<'a> {
+    versions: Versions<'a>,
+    rules: &'a Rules,
+    judge: Judge<'a>,
+    decisions: BTreeMap<EntryPath, Decision>,
+    merge: Merge,
+}
+
+impl Merging<'_> {
+    fn in_scope(&self, path: &EntryPath) -> bool {
+        match &self.rules.scope {
+            Scope::Carried => true,
+            Scope::Declared(declared) => declared.contains(path),
+            Scope::Etc(declared) => path.is_within("etc") || declared.contains(path),
+        }
+    }
+
+    /// Whether a directory that leads to files in scope is the user's to change, too.
+    fn leads_into_scope(&self, path: &EntryPath) -> bool {
+        match &self.rules.scope {
+            Scope::Carried => true,
+            Scope::Declared(declared) | Scope::Etc(declared) => declared.leads_through(path),
+        }
+    }
+
+    fn note(&mut self, kind: NoticeKind, path: &EntryPath) {
+        self.merge.notices.push(Notice::new(kind, path));
+    }
+
+    /// What becomes of a path; nothing if nobody has it in the end.
+    fn decide(&mut self, path: &EntryPath) -> Result<Option<Decision>, ConfigError> {
+        let Versions { base, user, new } = self.versions;
+        let (b, u, n) = (base.get(path), user.get(path), new.get(path));
+        let rule = self.rules.policy.of(path);
+        let is_dir =
+            |entry: Option<&Entry>| entry.is_none_or(|entry| entry.content == Content::Dir);
+        let directory = is_dir(b) && is_dir(u) && is_dir(n);
+        let images = if n.is_some() {
+            Take::New
+        } else {
+            Take::Nothing
+        };
+        match rule.disposition {
+            Disposition::Drop => {
+                let changed = !directory && content(u) != content(n);
+                let action = changed.then_some(Action::Dropped);
+                return Ok(Some(Decision::new(images, action, rule)));
+            }
+            Disposition::Replace => {
+                let changed = !directory && content(u) != content(n);
+                let action = changed.then_some(Action::Replaced);
+                let mut decision = Decision::new(images, action, rule);
+                decision.attic = changed && u.is_some() && content(u) != content(b);
+                return Ok(Some(decision));
+            }
+            Disposition::Auto | Disposition::Keep => {}
+        }
+        if !(self.in_scope(path) || directory && self.leads_into_scope(path)) {
+            let changed = !directory && content(u) != content(b);
+            if changed && u.is_some() {
+                self.note(NoticeKind::NotKept, path);
+            }
+            let action = changed.then_some(Action::OutOfScope);
+            return Ok(Some(Decision::new(images, action, rule)));
+        }
+        let mut contents = Contents::new(self.versions, path, rule);
+        let row = contents.row()?;
+        if rule.disposition == Disposition::Keep
+            && let Some(decision) = self.pinned(path, row, rule)
+        {
+            return Ok(Some(decision));
+        }
+        let decision = |take, action| Some(Decision::new(take, action, rule));
+        Ok(match row {
+            Row::Absent => None,
+            Row::New => decision(Take::New, Action::New),
+            Row::UserAdded => decision(Take::User, Action::UserAdded),
+            Row::Converged => decision(Take::User, Action::Converged),
+            Row::Removed => decision(Take::Nothing, Action::Removed),
+            Row::Same => decision(Take::New, Action::Same),
+            Row::Updated => decision(Take::New, Action::Updated),
+            Row::Kept => decision(Take::User, Action::Kept),
+            Row::Orphan => decision(Take::User, Action::KeptOrphan).map(|mut decision| {
+                let conflict = Conflict::whole(ConflictKind::ChangeDelete, Winner::User);
+                decision.conflicts.push(conflict);
+                decision
+            }),
+            Row::Deleted { .. } if rule.ondelete == OnDelete::Restore => {
+                self.note(NoticeKind::Restored, path);
+                decision(Take::New, Action::Restored)
+            }
+            Row::Deleted { changed } => {
+                if changed {
+                    self.note(NoticeKind::DeleteChange, path);
+                }
+                decision(Take::Nothing, Action::StayDeleted)
+            }
+            Row::Type(winner) => {
+                let (take, action) = match winner {
+                    Winner::User => (Take::User, Action::ConflictUser),
+                    Winner::New => (Take::New, Action::ConflictNew),
+                };
+                let mut decision = Decision::new(take, action, rule);
+                // Of a directory, what is in it.
+                let users = content(u).is_some_and(|content| *content != Content::Dir);
+                decision.attic = winner == Winner::New && users;
+                decision
+                    .conflicts
+                    .push(Conflict::whole(ConflictKind::Type, winner));
+                Some(decision)
+            }
+            Row::Dispute => Some(self.dispute(path, contents, rule)?),
+        })
+    }
+
+    /// A path that the policy says is the user's, whatever the image does.
+    fn pinned(&mut self, path: &EntryPath, row: Row, rule: Rule) -> Option<Decision> {
+        let action = match row {
+            Row::Removed | Row::Orphan => {
+                self.note(NoticeKind::OrphanKept, path);
+                Action::KeptOrphan
+            }
+            Row::Same | Row::Updated | Row::Dispute | Row::Type(_) => Action::Kept,
+            // The table says the same.
+            _ => return None,
+        };
+        Some(Decision::new(Take::User, action, rule))
+    }
+
+    /// Both changed it.
+    fn dispute(
+        &mut self,
+        path: &EntryPath,
+        mut contents: Contents,
+        rule: Rule,
+    ) -> Result<Decision, ConfigError> {
+        let outcome = contents.merge(&mut self.judge)?;
+        for (kind, locus) in outcome.notices {
+            self.merge.notices.push(Notice::new(kind, path).at(locus));
+        }
+        Ok(self.disputed(outcome.take, outcome.merger, outcome.conflicts, rule))
+    }
+
+    /// The decision for content that both changed.
+    fn disputed(
+        &mut self,
+        take: Take,
+        merger: Option<Merger>,
+        conflicts: Vec<Conflict>,
+        rule: Rule,
+    ) -> Decision {
+        let image_won = |conflict: &Conflict| conflict.resolved == Winner::New;
+        let action = if conflicts.is_empty() {
+            Action::Merged
+        } else if conflicts.iter().all(image_won) {
+            Action::ConflictNew
+        } else {
+            Action::ConflictUser
+        };
+        let mut decision = Decision::new(take, action, rule);
+        decision.merger = merger;
+        decision.attic = conflicts.iter().any(image_won);
+        decision.conflicts = conflicts;
+        decision
+    }
+
+    /// Where a file or link of the image stands in the place of a user's directory, or the other way
+    /// round, nothing can stand below it. What the user had changed there is set aside.
+    fn give_way(&mut self) {
+        let Versions { base, user, .. } = self.versions;
+        let blocked: Vec<(EntryPath, EntryPath)> = self
+            .decisions
+            .iter()
+            .filter(|(_, decision)| decision.take != Take::Nothing)
+            .filter_map(|(path, _)| Some((path.clone(), self.blocked_by(path)?)))
+            .collect();
+        for (path, in_the_way) in blocked {
+            let Some(decision) = self.decisions.get_mut(&path) else {
+                continue;
+            };
+            let (b, u) = (content(base.get(&path)), content(user.get(&path)));
+            let users_file = u.is_some_and(|content| *content != Content::Dir);
+            let images = decision.take == Take::New && !users_file;
+            decision.take = Take::Nothing;
+            decision.conflicts.clear();
+            decision.attic = users_file && u != b;
+            decision.action = None;
+            if decision.attic {
+                decision.action = Some(Action::ConflictNew);
+                self.lost_to(&in_the_way);
+            } else if images {
+                decision.action = Some(Action::StayDeleted);
+                self.note(NoticeKind::DeleteChange, &path);
+            }
+        }
+    }
+
+    /// Something of the user's gave way to the image's entry at a path: that is a dispute, although
+    /// nobody but the image changed what stands there itself.
+    fn lost_to(&mut self, path: &EntryPath) {
+        if let Some(decision) = self.decisions.get_mut(path)
+            && decision.conflicts.is_empty()
+        {
+            decision.action = Some(Action::ConflictNew);
+            decision
+                .conflicts
+                .push(Conflict::whole(ConflictKind::Type, Winner::New));
+        }
+    }
+
+    /// Where the result has no directory though `path` needs one.
+    fn blocked_by(&self, path: &EntryPath) -> Option<EntryPath> {
+        path.ancestors().find(|dir| {
+            self.decisions
+                .get(dir)
+                .and_then(|decision| self.taken(dir, decision))
+                .is_some_and(|entry| entry.content != Content::Dir)
+        })
+    }
+
+    /// What the result has from one of the versions, if it is not a merged file.
+    fn taken(&self, path: &EntryPath, decision: &Decision) -> Option<&Entry> {
+        match decision.take {
+            Take::Nothing => None,
+            Take::User | Take::Merged(_) => self.versions.user.get(path),
+            Take::New => self.versions.new.get(path),
+        }
+    }
+
+    /// A directory that one side dropped is there again if something stands in it.
+    fn reopen_directories(&mut self) {
+        let needed: Vec<EntryPath> = self
+            .decisions
+            .iter()
+            .filter(|(_, decision)| decision.take != Take::Nothing)
+            .flat_map(|(path, _)| path.ancestors())
+            .collect();
+        let Versions { user, new, .. } = self.versions;
+        for dir in needed {
+            if let Some(decision) = self.decisions.get_mut(&dir)
+                && decision.take == Take::Nothing
+            {
+                let is_dir = |tree: &Tree| content(tree.get(&dir)) == Some(&Content::Dir);
+                if is_dir(new) {
+                    decision.take = Take::New;
+                } else if is_dir(user) {
+                    decision.take = Take::User;
+                }
+                decision.action = None;
+            }
+        }
+    }
+
+    /// Builds the tree and the lists that tell of it.
+    fn finish(mut self) -> Result<Merge, ConfigError> {
+        let numbers = self.numbers()?;
+        for (path, mut decision) in std::mem::take(&mut self.decisions) {
+            let mut set_id_cleared = false;
+            if decision.take != Take::Nothing {
+                let (meta, cleared) = self.meta(&path, &mut decision, &numbers);
+                set_id_cleared = cleared;
+                self.put(&path, &decision.take, meta);
+            }
+            if decision.attic {
+                self.merge.attic.push(path.clone());
+            }
+            let undecided = decision.conflicts.iter().any(|conflict| !conflict.decided);
+            if decision.rule.conflict == OnConflict::Fail && undecided {
+                let why =
+                    format!("{path}: both sides changed it, and the policy says `conflict=fail`");
+                self.merge.refused.push(why);
+            }
+            if self.is_worth_telling(&path, &decision)
+                && let Some(action) = decision.action
+            {
+                self.merge.entries.push(ReportEntry {
+                    path,
+                    action,
+                    merger: decision.merger,
+                    conflicts: decision.conflicts,
+                    set_id_cleared,
+                });
+            }
+        }
+        self.services()?;
+        for (path, locus) in self.judge.stale() {
+            let mut notice = Notice::new(NoticeKind::ResolutionStale, path);
+            notice.locus = locus.map(str::to_owned);
+            self.merge.notices.push(notice);
+        }
+        self.merge.disputes = self.judge.into_disputes();
+        Ok(self.merge)
+    }
+
+    /// A directory is only the way to its files, unless there is something to say of it. What comes
+    /// with the new image and was in no archive is nobody's decision.
+    fn is_worth_telling(&self, path: &EntryPath, decision: &Decision) -> bool {
+        let Versions { base, user, new } = self.versions;
+        let directory = [base, user, new]
+            .iter()
+            .filter_map(|tree| tree.get(path))
+            .all(|entry| entry.content == Content::Dir);
+        let carried = matches!(self.rules.scope, Scope::Carried);
+        let images = base.get(path).is_none() && user.get(path).is_none();
+        !decision.conflicts.is_empty() || !directory && !(carried && images)
+    }
+
+    /// Permissions and owner of an entry of the result, and whether it lost set-id bits: it has only
+    /// those that the new image gives it.
+    fn meta(&self, path: &EntryPath, decision: &mut Decision, numbers: &Numbers) -> (Meta, bool) {
+        let owned = |entry: &Entry| Meta {
+            uid: numbers.uid(entry.meta.uid),
+            gid: numbers.gid(entry.meta.gid),
+            ..entry.meta
+        };
+        let Versions { base, user, new } = self.versions;
+        let u = user
+            .get(path)
+            .map(|entry| (owned(entry), entry.content.kind()));
+        let n = new
+            .get(path)
+            .map(|entry| (entry.meta, entry.content.kind()));
+        let images = matches!(
+            decision.action,
+            Some(Action::Dropped | Action::Replaced | Action::OutOfScope)
+        ) || decision.rule.disposition == Disposition::Drop
+            || decision.rule.disposition == Disposition::Replace
+            || !self.in_scope(path);
+        let pinned = decision.rule.disposition == Disposition::Keep && decision.take == Take::User;
+        let mut meta = match (u, n) {
+            (_, Some((n, _))) if images => n,
+            (Some((u, _)), _) if pinned => u,
+            (Some((u, u_kind)), Some((n, n_kind))) if u_kind == n_kind => {
+                let b = base.get(path).map(owned);
+                let (meta, disputed) = table::merge_meta(b, u, n);
+                if disputed {
+                    let conflict = Conflict::whole(ConflictKind::Mode, Winner::User);
+                    decision.conflicts.push(conflict);
+                }
+                // Only permissions were changed, and only by the user.
+                if decision.action == Some(Action::Same) && meta != n {
+                    decision.action = Some(Action::Kept);
+                }
+                meta
+            }
+            (_, Some((n, _))) if decision.take == Take::New => n,
+            (Some((u, _)), _) => u,
+            (None, Some((n, _))) => n,
+            (None, None) => return (PLAIN, false), // nothing is taken from nowhere
+        };
+        let is_file = self
+            .taken(path, decision)
+            .is_some_and(|entry| entry.content.kind() == Kind::File);
+        let from_image = decision.take == Take::New && n.is_some_and(|(n, _)| n.mode == meta.mode);
+        if let Some(mask) = decision.rule.mode.filter(|_| is_file && !from_image) {
+            meta.mode &= mask;
+        }
+        let allowed = n.map_or(0, |(n, _)| n.mode & table::SET_ID);
+        let refused = meta.mode & table::SET_ID & !allowed;
+        meta.mode &= !refused;
+        (meta, refused != 0 && is_file)
+    }
+
+    fn put(&mut self, path: &EntryPath, take: &Take, meta: Meta) {
+        let Versions { user, new, .. } = self.versions;
+        let result = &mut self.merge.result;
+        match take {
+            Take::Nothing => {}
+            Take::User => result.take(path, user, path, meta),
+            Take::New => result.take(path, new, path, meta),
+            Take::Merged(bytes) => result.put(path, bytes.clone(), meta),
+        }
+    }
+
+    /// What the owners of the user's files are called, turned into the numbers that these names have
+    /// in the result.
+    fn numbers(&self) -> Result<Numbers, ConfigError> {
+        let Versions { user, new, .. } = self.versions;
+        let most = policy::MAX_MERGED;
+        let text =
+            |tree: &Tree, path: &EntryPath| tree.bytes(path, most).map(Option::unwrap_or_default);
+        let [passwd, group] = [PASSWD, GROUP].map(|path| EntryPath::new(path.as_bytes()));
+        let (Ok(passwd), Ok(group)) = (passwd, group) else {
+            return Ok(Numbers::default());
+        };
+        let result =
+            |path: &EntryPath| match self.decisions.get(path).map(|decision| &decision.take) {
+                Some(Take::User) => text(user, path),
+                Some(Take::Merged(bytes)) => Ok(bytes.clone()),
+                Some(Take::New | Take::Nothing) | None => text(new, path),
+            };
+        let names = match &self.rules.owners {
+            Some(owners) => owners.clone(),
+            None => Owners::read(&text(user, &passwd)?, &text(user, &group)?),
+        };
+        Ok(names.numbers(&result(&passwd)?, &result(&group)?))
+    }
+
+    /// passwd, group and shadow, all at once: what becomes of one depends on the others. A file that
+    /// only one side has left is decided like any other; the others are merged as if nobody had
+    /// touched it.
+    fn accounts(&mut self) -> Result<(), ConfigError> {
+        let Versions { base, user, new } = self.versions;
+        let mut texts = [const { [const { None }; 3] }; 3];
+        let mut merged = [const { None }; 3];
+        for (index, (database, name, merger)) in ACCOUNT_FILES.into_iter().enumerate() {
+            let Ok(path) = EntryPath::new(name.as_bytes()) else {
+                continue;
+            };
+            let rule = self.rules.policy.of(&path);
+            let text = |tree: &Tree| tree.bytes(&path, rule.max);
+            let (b, u, n) = (text(base)?, text(user)?, text(new)?);
+            let automatic = rule.disposition == Disposition::Auto && rule.merge == Some(merger);
+            let ours = automatic && self.in_scope(&path) && u.is_some() && n.is_some();
+            texts[index] = match (ours, u, n) {
+                (true, u, n) => [b, u, n],
+                (false, Some(u), None) => [const { None }; 3].map(|_: Option<()>| Some(u.clone())),
+                (false, _, n) => [const { None }; 3].map(|_: Option<()>| n.clone()),
+            };
+            if ours {
+                merged[index] = Some((database, path, rule, merger));
+            }
+        }
+        let version = |index: usize| Accounts {
+            passwd: texts[0][index].as_deref(),
+            group: texts[1][index].as_deref(),
+            shadow: texts[2][index].as_deref(),
+        };
+        let (base, user, new) = (version(0), version(1), version(2));
+        let settled = texts.iter().all(|[_, user, new]| user == new);
+        if settled {
+            return Ok(());
+        }
+        let judge = &mut self.judge;
+        let mut decided = BTreeSet::new();
+        let found = accounts::merge(&base, &user, &new, &mut |dispute| {
+            let place = merged
+                .iter()
+                .flatten()
+                .find(|(database, ..)| *database == dispute.database);
+            let Some((_, path, rule, _)) = place else {
+                return Winner::User;
+            };
+            let mut seen = Seen::new();
+            for value in [dispute.default, dispute.user, dispute.new] {
+                seen = seen.version(value.map(std::iter::once));
+            }
+            let locus = Some(dispute.locus);
+            let verdict = judge.judge(path, locus, rule.conflict, seen.digest());
+            if verdict.decided {
+                decided.insert((path.clone(), dispute.locus.to_owned()));
+            }
+            verdict.winner
+        });
+        let found = match found {
+            Ok(found) => found,
+            Err(broken) => {
+                self.merge.refused.push(format!("accounts: {broken}"));
+                return Ok(());
+            }
+        };
+        let results = [found.passwd, found.group, found.shadow];
+        for (place, result) in merged.into_iter().zip(results) {
+            let (Some((database, path, rule, merger)), Some(result)) = (place, result) else {
+                continue;
+            };
+            let mut conflicts: Vec<Conflict> = found
+                .conflicts
+                .iter()
+                .filter(|(of, _)| *of == database)
+                .map(|(_, conflict)| conflict.clone())
+                .collect();
+            for conflict in &mut conflicts {
+                let locus = conflict.locus.clone().unwrap_or_default();
+                conflict.decided = decided.contains(&(path.clone(), locus));
+            }
+            for (_, kind, locus) in found.notices.iter().filter(|(of, ..)| *of == database) {
+                self.merge.notices.push(Notice::new(*kind, &path).at(locus));
+            }
+            let mut contents = Contents::new(self.versions, &path, rule);
+            let take = contents.take_of(result);
+            let plain = match (contents.row()?, &take) {
+                (Row::Same, Take::User | Take::New) => Some(Action::Same),
+                (Row::Converged, Take::User) => Some(Action::Converged),
+                (Row::Updated, Take::New) => Some(Action::Updated),
+                (Row::Kept, Take::User) => Some(Action::Kept),
+                _ => None,
+            };
+            let decision = match plain.filter(|_| conflicts.is_empty()) {
+                Some(action) => Decision::new(take, action, rule),
+                None => self.disputed(take, Some(merger), conflicts, rule),
+            };
+            self.decisions.insert(path, decision);
+        }
+        for renumbered in found.renumbered {
+            let number = renumbered.image;
+            let belongs = |entry: &Entry| match renumbered.database {
+                Database::Group => entry.meta.gid == number,
+                Database::Passwd | Database::Shadow => entry.meta.uid == number,
+            };
+            let files = self.versions.new.iter();
+            let files = files.filter(|(_, entry)| belongs(entry));
+            self.merge.renumbered.push(Renumbered {
+                name: escape(&renumbered.name),
+                group: renumbered.database == Database::Group,
+                image: number,
+                result: renumbered.result,
+                files: files.map(|(path, _)| path.clone()).collect(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Links of services, once it is known which scripts the result has.
+    fn services(&mut self) -> Result<(), ConfigError> {
+        let Versions { base, user, new } = self.versions;
+        let (users_links, new_links) = (links(user), links(new));
+        let (default, users) = match &self.rules.services {
+            Some(enabled) => (enabled.default.as_ref().map(names), names(&enabled.user)),
+            None if has_links(user) => {
+                let default = has_links(base).then(|| links(base).enabled());
+                (default, users_links.enabled())
+            }
+            None => (None, BTreeSet::new()),
+        };
+        let had = |service: &[u8]| script_of(service).is_some_and(|path| user.get(&path).is_some());
+        let wanted = services::merge(default.as_ref(), &users, &new_links.enabled(), &had);
+        let mut scripts = BTreeMap::new();
+        for service in wanted
+            .iter()
+            .chain(users_links.names())
+            .chain(new_links.names())
+        {
+            if let Some(path) = script_of(service)
+                && let Some(text) = self.merge.result.bytes(&path, policy::MAX_MERGED)?
+            {
+                let result = content(self.merge.result.get(&path));
+                let origin = match content(new.get(&path)) {
+                    None => Origin::User,
+                    images if images == result => Origin::Image,
+                    Some(_) => Origin::Changed,
+                };
+                scripts.insert(service.clone(), Script { text, origin });
+            }
+        }
+        let plan = services::plan(&wanted, &users_links, &new_links, &mut |service| {
+            scripts.get(service).cloned()
+        });
+        for (name, target) in plan.links {
+            if let Ok(path) = EntryPath::new(&[services::DIR.as_bytes(), b"/", &name].concat()) {
+                self.merge.result.put_link(&path, &target);
+            }
+        }
+        let changes = plan.changes.into_iter();
+        self.merge.services = changes
+            .map(|(name, enabled)| ServiceChange {
+                name: escape(&name),
+                action: match enabled {
+                    true => ServiceAction::Enabled,
+                    false => ServiceAction::Disabled,
+                },
+            })
+            .collect();
+        Ok(())
+    }
+}
+
+/// The links of the services of a tree.
+fn links(tree: &Tree) -> Links {
+    let links = tree.iter().filter_map(|(path, entry)| {
+        let name = path.as_bytes().strip_prefix(services::DIR.as_bytes())?;
+        match &entry.content {
+            Content::Link { target } => Some((name.strip_prefix(b"/")?, &**target)),
+            _ => None,
+        }
+    });
+    Links::new(links)
+}
+
+fn has_links(tree: &Tree) -> bool {
+    EntryPath::new(services::DIR.as_bytes()).is_ok_and(|dir| tree.get(&dir).is_some())
+}
+
+/// The script of a service.
+fn script_of(service: &[u8]) -> Option<EntryPath> {
+    EntryPath::new(&[b"etc/init.d/", service].concat()).ok()
+}
+
+fn names(names: &BTreeSet<String>) -> BTreeSet<services::Name> {
+    names.iter().filter_map(|name| unescape(name)).collect()
+}
+
+const PASSWD: &str = "etc/passwd";
+const GROUP: &str = "etc/group";
+
+/// Files that are merged together.
+const ACCOUNT_FILES: [(Database, &str, Merger); 3] = [
+    (Database::Passwd, PASSWD, Merger::Passwd),
+    (Database::Group, GROUP, Merger::Group),
+    (Database::Shadow, "etc/shadow", Merger::Shadow),
+];
+
+/// What an entry that nobody describes gets.
+const PLAIN: Meta = Meta {
+    mode: 0o600,
+    uid: 0,
+    gid: 0,
+};
+
+fn content(entry: Option<&Entry>) -> Option<&Content> {
+    entry.map(|entry| &entry.content)
+}

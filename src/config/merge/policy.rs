@@ -20,6 +20,8 @@
 
 use std::str;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::path::{EntryPath, escape};
 use crate::config::pattern;
 use crate::config::report::{Line, Notice, NoticeKind};
@@ -30,7 +32,7 @@ const MAX_RULES: usize = 4096;
 
 /// The largest file that is merged, unless a rule says otherwise. Configuration that people write
 /// is below it, and the mergers hold a file four times in memory.
-const MAX_MERGED: u64 = 256 << 10;
+pub(crate) const MAX_MERGED: u64 = 256 << 10;
 
 /// What is done with the paths that a pattern fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,9 +78,10 @@ pub(crate) enum Disposition {
 }
 
 /// How two changes of a file become one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the names say it")]
-pub(crate) enum Merger {
+pub enum Merger {
     Uci,
     Text,
     Lines,
@@ -86,6 +89,7 @@ pub(crate) enum Merger {
     Group,
     Shadow,
     /// They do not.
+    #[serde(rename = "none")]
     Never,
 }
 

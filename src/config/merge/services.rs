@@ -15,6 +15,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Where the links are.
+pub(super) const DIR: &str = "etc/rc.d";
+
 /// The name of a service: that of its script.
 pub(crate) type Name = Vec<u8>;
 
@@ -38,6 +41,11 @@ impl Links {
             }
         }
         links
+    }
+
+    /// Every service that has a link.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Name> {
+        self.0.keys()
     }
 
     /// The services that start at boot.

@@ -271,6 +271,7 @@ impl Merger<'_> {
                 let secret = self.is_secret(place);
                 let shown = |value: Option<Value>| value.map(|value| shown(&value, secret));
                 self.conflicts.push(Conflict {
+                    decided: false,
                     locus: Some(locus),
                     kind,
                     default: shown(default),

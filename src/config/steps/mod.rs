@@ -80,7 +80,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use crate::config::EntryPath;
@@ -254,8 +254,9 @@ fn order(step: &Migration) -> (i64, &str) {
 }
 
 /// Which way a step was run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Direction {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
     /// To the newer form.
     Forward,
     /// To the older one.
@@ -263,17 +264,22 @@ pub(crate) enum Direction {
 }
 
 /// What a step did to the user's configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StepReport {
-    pub(crate) id: String,
-    pub(crate) component: String,
-    pub(crate) direction: Direction,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Which step.
+    pub id: String,
+    /// What it belongs to.
+    pub component: String,
+    /// Which way it was run.
+    pub direction: Direction,
     /// Sorted: `PATH`, `PATH#SECTION` or `PATH#SECTION.OPTION`.
-    pub(crate) touched: Vec<String>,
+    pub touched: Vec<String>,
     /// Files that were left alone, because they cannot be read as what they should be.
-    pub(crate) skipped: Vec<EntryPath>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<EntryPath>,
     /// Files of which something could not be kept for the way back.
-    pub(crate) lost: Vec<EntryPath>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<EntryPath>,
 }
 
 /// Runs what is due, on both trees, and brings the state up to date. One report a step that was run.

@@ -1,0 +1,244 @@
+//! The engine: from three trees, rules and steps to the configuration of the new system.
+//!
+//! ```text
+//! B, U := migrate(B), migrate(U)       the same steps in the same order
+//! R    := merge(B, U, N)
+//! ```
+//!
+//! A plan before the upgrade, the first boot after it, and a builder's `config merge` run this very
+//! function, so that they say the same.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+
+use super::bundle::Bundle;
+use super::merge::policy::Policy;
+use super::merge::resolve::Resolutions;
+use super::merge::{self, Merge, Rules, Scope, Versions};
+use super::report::Notice;
+use super::steps::{self, Facts, Migration, State, StepReport, StepSet};
+use super::tree::Tree;
+use super::{ConfigError, EntryPath};
+
+/// Number of this engine. An image that names a higher one was made for rules that this program
+/// does not know: its plan is a forecast.
+pub const ENGINE: u32 = 1;
+
+/// Where an image says which paths are merged how, in files that end in `.conf`.
+const POLICY_DIR: &str = "lib/upgrade/policy.d";
+
+/// Where the user says so.
+pub(super) const USER_POLICY: &str = "etc/sysupgrade.policy";
+
+/// Policies are lines that people write.
+const MAX_POLICY: u64 = 256 << 10;
+
+/// Some hundred steps of some KiB.
+const MAX_MIGRATIONS: u64 = 4 << 20;
+
+/// What the engine goes by, beside the three trees.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// How paths are merged.
+    pub rules: Rules,
+    /// The steps of the new image.
+    pub(crate) migrations: Vec<Migration>,
+    /// Steps that were taken before; `None` if the old system keeps no record of them.
+    pub(crate) state: Option<State>,
+    /// About the machine and both systems.
+    pub(crate) facts: Facts,
+    /// Defaults that no image ships: the first boot of the old system made them. Where the new image
+    /// does not have them, the old ones stay the default.
+    pub generated: BTreeSet<EntryPath>,
+    /// Oddities of what it was read from.
+    pub notices: Vec<Notice>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The result, and what became of each path.
+    pub merge: Merge,
+    /// The steps that were taken.
+    pub steps: Vec<StepReport>,
+    /// Steps that are taken now; `None` if there never was one.
+    pub(crate) state: Option<State>,
+    /// The generated defaults that stay.
+    pub generated: Tree,
+    /// The old defaults after the steps.
+    pub base: Tree,
+    /// The user's tree after the steps.
+    pub user: Tree,
+}
+
+/// In a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Nothing to look at.
+    Clean,
+    /// Disputes were decided for the owner, who should look at them.
+    NeedsReview,
+    /// The result must not be used.
+    Refused,
+}
+
+impl Context {
+    /// What an archive and the new image say.
+    ///
+    /// # Errors
+    /// When the image's steps or the state of the old system make no sense: what they would have
+    /// changed is not known.
+    pub fn of(bundle: &Bundle, user: &Tree, new: &Tree) -> Result<Self, ConfigError> {
+        let mut notices = bundle.notices.clone();
+        let policy = policy(new, user, &mut notices)?;
+        let state = match &bundle.state {
+            None => None,
+            Some(state) => Some(State::parse(state.to_string().as_bytes())?),
+        };
+        let resolutions = match &bundle.resolutions {
+            None => Resolutions::default(),
+            Some(value) => Resolutions::deserialize(value)
+                .map_err(|error| ConfigError::damaged("the stored decisions", error.to_string()))?,
+        };
+        Ok(Self {
+            rules: Rules {
+                policy,
+                scope: Scope::Carried,
+                resolutions,
+                services: bundle.services.clone(),
+                owners: Some(bundle.owners.clone()),
+            },
+            migrations: migrations(new)?,
+            state,
+            facts: Facts {
+                boards: vec![bundle.board.clone()],
+                from_release: Some(bundle.from_version.clone()),
+                attic: Vec::new(),
+            },
+            generated: bundle.generated().collect(),
+            notices,
+        })
+    }
+}
+
+/// The policy of an image with the user's.
+pub(super) fn policy(
+    image: &Tree,
+    user: &Tree,
+    notices: &mut Vec<Notice>,
+) -> Result<Policy, ConfigError> {
+    let mut policy = Policy::built_in();
+    let is_policy = |path: &EntryPath| {
+        path.strip(POLICY_DIR)
+            .is_some_and(|name| name.as_bytes().ends_with(b".conf"))
+    };
+    let images = image.iter().filter(|(path, _)| is_policy(path));
+    let images = images.map(|(path, _)| (image, path.clone()));
+    let users = EntryPath::new(USER_POLICY.as_bytes()).map(|path| (user, path));
+    for (tree, path) in images.chain(users.ok()).collect::<Vec<_>>() {
+        if let Some(text) = tree.bytes(&path, MAX_POLICY)? {
+            notices.extend(policy.append(&text, &path.to_string()));
+        }
+    }
+    Ok(policy)
+}
+
+/// The steps of an image; none if it has none.
+fn migrations(image: &Tree) -> Result<Vec<Migration>, ConfigError> {
+    let Ok(path) = EntryPath::new(StepSet::PATH.as_bytes()) else {
+        return Ok(Vec::new());
+    };
+    if image.get(&path).is_none() {
+        return Ok(Vec::new());
+    }
+    match image.bytes(&path, MAX_MIGRATIONS)? {
+        Some(bytes) => Ok(StepSet::parse(&bytes)?.steps),
+        None => Err(ConfigError::damaged(
+            &path,
+            "is no file, or too large to be one",
+        )),
+    }
+}
+
+/// Migrates and merges.
+///
+/// # Errors
+/// When a file of a tree cannot be read. That a step fails is no error but a refused outcome.
+pub fn run(
+    mut base: Tree,
+    mut user: Tree,
+    new: &Tree,
+    context: &Context,
+) -> Result<Outcome, ConfigError> {
+    let due = steps::due(context.state.as_ref(), &context.migrations, &context.facts);
+    let mut state = context.state.clone().unwrap_or_default();
+    let steps = match steps::run(&mut base, &mut user, &due, &context.facts, &mut state) {
+        Ok(steps) => steps,
+        Err(error) => {
+            return Ok(Outcome {
+                merge: Merge {
+                    refused: vec![describe(&error)],
+                    notices: context.notices.clone(),
+                    ..Merge::default()
+                },
+                steps: Vec::new(),
+                state: context.state.clone(),
+                generated: Tree::default(),
+                base,
+                user,
+            });
+        }
+    };
+    // No image ships a generated default: the new system has it as the old one had.
+    let mut defaults = new.clone();
+    let mut generated = Tree::default();
+    for path in &context.generated {
+        if let (None, Some(entry)) = (new.get(path), base.get(path)) {
+            defaults.take(path, &base, path, entry.meta);
+            generated.take(path, &base, path, entry.meta);
+        }
+    }
+    let versions = Versions {
+        base: &base,
+        user: &user,
+        new: &defaults,
+    };
+    let any = context.state.is_some() || !state.applied.is_empty();
+    let state = Some(state).filter(|_| any);
+    let mut merge = merge::merge(versions, &context.rules)?;
+    merge.notices.splice(0..0, context.notices.iter().cloned());
+    Ok(Outcome {
+        merge,
+        steps,
+        state,
+        generated,
+        base,
+        user,
+    })
+}
+
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}
+
+impl Outcome {
+    /// The outcome in a word.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let mut conflicts = self.merge.entries.iter().flat_map(|entry| &entry.conflicts);
+        if !self.merge.refused.is_empty() {
+            Verdict::Refused
+        } else if conflicts.any(|conflict| !conflict.decided) {
+            Verdict::NeedsReview
+        } else {
+            Verdict::Clean
+        }
+    }
+}
