@@ -34,6 +34,10 @@ fn merged_for(
         Hints::built_in(),
         &mut |_| winner,
     );
+    let options = merged.package.sections.iter().flat_map(|s| &s.options);
+    for option in options {
+        assert!(!option.value.is_absent(), "nothing is left of {option:?}");
+    }
     let text = String::from_utf8(merged.package.print()).unwrap();
     assert_eq!(parsed(&text), merged.package, "it reads back:\n{text}");
     let conflict = |conflict: &Conflict| {
@@ -451,6 +455,16 @@ fn a_key_of_several_options_needs_them_all() {
         ..Case::default()
     }
     .check();
+    Case {
+        package: "firewall",
+        base: "config forwarding\n option src lan\n option dest wan",
+        user: "config forwarding\n option src lan\n option dest vpn",
+        new: "config forwarding\n option src lan\n option dest wan\n option n 1",
+        expected: "config forwarding\n option src lan\n option dest vpn",
+        notices: &["@forwarding[lan,wan]"],
+        ..Case::default()
+    }
+    .check();
 }
 
 #[test]
@@ -466,7 +480,17 @@ fn hosts_are_the_same_by_address_else_by_name() {
         ..Case::default()
     }
     .check();
-    // The same, with the address on the image's side.
+    // The user took an address away.
+    Case {
+        package: "dhcp",
+        base: "config host\n option name a\n option mac m1\n option ip 1",
+        user: "config host\n option name a\n option ip 1\n option u 1",
+        new: "config host\n option name a\n option mac m1\n option ip 2",
+        expected: "config host\n option name a\n option ip 2\n option u 1",
+        ..Case::default()
+    }
+    .check();
+    // The image gave it one.
     Case {
         package: "dhcp",
         base: "config host\n option name a\n option ip 1",
@@ -503,13 +527,23 @@ fn of_a_type_that_is_single_the_first_ones_are_the_same() {
         ..Case::default()
     }
     .check();
-    // One that is as it was is the same one, wherever it stands.
+    // One that is as it was is the same one, wherever it stands and in whatever order.
     Case {
         package: "dhcp",
-        base: "config dnsmasq\n option a 1",
-        user: "config dnsmasq\n option c 1\nconfig dnsmasq\n option a 1",
-        new: "config dnsmasq\n option a 2",
-        expected: "config dnsmasq\n option c 1\nconfig dnsmasq\n option a 2",
+        base: "config dnsmasq\n option a 1\n option b 1",
+        user: "config dnsmasq\n option c 1\nconfig dnsmasq\n option b 1\n option a 1",
+        new: "config dnsmasq\n option a 2\n option b 1",
+        expected: "config dnsmasq\n option c 1\nconfig dnsmasq\n option a 2\n option b 1",
+        ..Case::default()
+    }
+    .check();
+    // Beyond the first it says nothing.
+    Case {
+        package: "dhcp",
+        base: "config dnsmasq\n option a 1\nconfig dnsmasq\n option b 1",
+        user: "config dnsmasq\n option a 2\nconfig dnsmasq\n option b 2",
+        new: "config dnsmasq\n option a 1",
+        expected: "config dnsmasq\n option a 2\nconfig dnsmasq\n option b 2",
         ..Case::default()
     }
     .check();
@@ -786,9 +820,9 @@ fn more_sections_than_can_be_compared_are_paired_in_their_order_or_not_at_all() 
     assert_eq!(merged.package, parsed(&expected));
 
     let (base, user) = (many("t", ""), many("t", " option u 1\n"));
-    let (merged, outcome) = merged_for("x", Some(&base), &user, &base, Winner::User);
-    assert_eq!(merged.package, parsed(&user));
-    assert!(outcome.notices.is_empty(), "{:?}", outcome.notices);
+    let new = many("t", " option n 1\n");
+    let (merged, _) = merged_for("x", Some(&base), &user, &new, Winner::User);
+    assert_eq!(merged.package, parsed(&(user + &new)));
 }
 
 #[test]
