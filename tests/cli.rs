@@ -117,6 +117,7 @@ impl Site {
             engine: 1,
             parts,
             defaults: None,
+            generated: std::collections::BTreeMap::new(),
             block_size: 4096,
             encoding: Encoding::Plain,
         };

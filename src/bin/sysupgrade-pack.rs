@@ -2,6 +2,7 @@
 //!
 //! It is a program of its own so that no router carries code that signs.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -10,6 +11,7 @@ use std::process;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+use sysupgrade_rs::config::steps::{self, CompileError, StepSet};
 use sysupgrade_rs::files::{self, FileError, NewFile};
 use sysupgrade_rs::image::manifest::DEFAULT_BLOCK_SIZE;
 use sysupgrade_rs::image::{
@@ -41,6 +43,7 @@ enum Command {
     Build(Build),
     Sign(Sign),
     Inspect(Inspect),
+    Steps(Steps),
 }
 
 /// Make a key pair and print its fingerprint, the name of the public key in a key directory
@@ -78,6 +81,9 @@ struct Build {
     /// Tree with the default configuration of the new system (etc/...)
     #[arg(long, value_name = "DIR")]
     defaults: Option<PathBuf>,
+    /// Directory with the migration steps of the new system, which go into the defaults
+    #[arg(long, value_name = "DIR", requires = "defaults")]
+    migrations: Option<PathBuf>,
     /// Bytes of a block: a power of two from 4096 to 1048576
     #[arg(long, value_name = "N", default_value_t = DEFAULT_BLOCK_SIZE)]
     block_size: u32,
@@ -112,6 +118,16 @@ struct Inspect {
     image: PathBuf,
 }
 
+/// Check migration steps, try their samples, and list them in their order
+#[derive(Args)]
+struct Steps {
+    /// Write the document that a system has as /lib/upgrade/migrations.json
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Directory with one TOML file a step
+    dir: PathBuf,
+}
+
 fn part(text: &str) -> Result<PartSource, String> {
     match text.split_once('=') {
         Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok(PartSource {
@@ -130,6 +146,8 @@ enum PackError {
     Build(#[from] BuildError),
     #[error(transparent)]
     Image(#[from] ImageError),
+    #[error(transparent)]
+    Steps(#[from] CompileError),
     #[error("{}", path.display())]
     Key { path: PathBuf, source: UsignError },
     #[error("{} exists already, and a key that is overwritten is lost", path.display())]
@@ -195,6 +213,7 @@ fn run(command: Command) -> Result<(), PackError> {
         Command::Build(args) => build(args),
         Command::Sign(args) => sign(&args),
         Command::Inspect(args) => inspect(&args),
+        Command::Steps(args) => steps(&args),
     }
 }
 
@@ -238,6 +257,11 @@ fn read_keys(paths: &[PathBuf]) -> Result<Vec<SecretKey>, PackError> {
 
 fn build(args: Build) -> Result<(), PackError> {
     let keys = read_keys(&args.key)?;
+    let mut generated = BTreeMap::new();
+    if let Some(dir) = &args.migrations {
+        let steps = steps::compile(dir)?;
+        generated.insert(PathBuf::from(StepSet::PATH), steps.to_json());
+    }
     let spec = Spec {
         boards: args.board,
         version: args.version,
@@ -246,6 +270,7 @@ fn build(args: Build) -> Result<(), PackError> {
         engine: ENGINE,
         parts: args.part,
         defaults: args.defaults,
+        generated,
         block_size: args.block_size,
         encoding: if args.deflate {
             Encoding::Deflate
@@ -274,6 +299,17 @@ fn write_image(
     out.flush().map_err(BuildError::Write)?;
     drop(out);
     file.commit()?;
+    Ok(())
+}
+
+fn steps(args: &Steps) -> Result<(), PackError> {
+    let steps = steps::compile(&args.dir)?;
+    if let Some(path) = &args.output {
+        files::replace(path, &steps.to_json(), 0o644)?;
+    }
+    for line in steps.summary() {
+        writeln!(io::stdout(), "{line}")?;
+    }
     Ok(())
 }
 

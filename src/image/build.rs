@@ -4,6 +4,8 @@
 //! directory or the machine. A part is read twice, once for its digests and once for its bytes, and
 //! never held; a file that changes in between is an error.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -41,6 +43,8 @@ pub struct Spec {
     pub parts: Vec<PartSource>,
     /// A tree that becomes config.tar.gz.
     pub defaults: Option<PathBuf>,
+    /// Files that are added to that tree: paths below its root, and their bytes.
+    pub generated: BTreeMap<PathBuf, Vec<u8>>,
     /// Bytes of a block.
     pub block_size: u32,
     /// How blocks are stored.
@@ -69,6 +73,18 @@ pub enum BuildError {
     #[error("{} is neither file, directory nor link", path.display())]
     Kind {
         /// Where it is.
+        path: PathBuf,
+    },
+    /// Something in the defaults stands where a generated file goes, or a directory for it.
+    #[error("{} in the defaults is in the way of a file that is made by this command", path.display())]
+    InTheWay {
+        /// Below the root of the defaults.
+        path: PathBuf,
+    },
+    /// Files to add, but nothing to add them to.
+    #[error("there are no defaults that {} could be added to", path.display())]
+    NoDefaults {
+        /// One of the files.
         path: PathBuf,
     },
     /// An input was changed while it was read.
@@ -109,7 +125,11 @@ pub fn build(spec: &Spec, keys: &[SecretKey], out: &mut dyn Write) -> Result<Man
     let board = spec.boards.first().map(String::as_str).unwrap_or_default();
     let directory = directory(board);
     let control = format!("BOARD={}\n", board.replace(',', "_")).into_bytes();
-    let config = spec.defaults.as_deref().map(pack_tree).transpose()?;
+    let config = match (&spec.defaults, spec.generated.keys().next()) {
+        (Some(root), _) => Some(pack_tree(root, &spec.generated)?),
+        (None, None) => None,
+        (None, Some(path)) => return Err(BuildError::NoDefaults { path: path.clone() }),
+    };
     let mut parts = Vec::new();
     let mut tables = Vec::new();
     for source in &spec.parts {
@@ -344,15 +364,36 @@ fn deflate(compress: &mut Compress, raw: &[u8], deflated: &mut Vec<u8>) -> io::R
     }
 }
 
-/// Packs a tree as config.tar.gz: sorted, owned by root, without times, modes and links kept.
-fn pack_tree(root: &Path) -> Result<Vec<u8>, BuildError> {
+/// Packs a tree and what is added to it as config.tar.gz: sorted, owned by root, without times,
+/// modes and links kept.
+fn pack_tree(root: &Path, generated: &BTreeMap<PathBuf, Vec<u8>>) -> Result<Vec<u8>, BuildError> {
+    let mut members = BTreeMap::new();
+    find_members(root, Path::new(""), &mut members)?;
+    for (path, bytes) in generated {
+        let dirs = path.ancestors().skip(1);
+        for dir in dirs.filter(|dir| !dir.as_os_str().is_empty()) {
+            let member = members.entry(dir.to_owned());
+            if !matches!(
+                member.or_insert(Source::Dir { mode: 0o755 }),
+                Source::Dir { .. }
+            ) {
+                let path = dir.to_owned();
+                return Err(BuildError::InTheWay { path });
+            }
+        }
+        if members.insert(path.clone(), Source::Made(bytes)).is_some() {
+            return Err(BuildError::InTheWay { path: path.clone() });
+        }
+    }
     // Byte 9 of the header says which system made it: 255, unknown, is the same everywhere.
     let gzip = GzBuilder::new()
         .mtime(0)
         .operating_system(255)
         .write(Vec::new(), Compression::best());
     let mut archive = tar::Builder::new(gzip);
-    pack_dir(&mut archive, root, Path::new(""))?;
+    for (path, source) in &members {
+        pack_member(&mut archive, root, path, source)?;
+    }
     let bytes = archive.into_inner()?.finish()?;
     if bytes.len() as u64 > MAX_CONFIG {
         return Err(BuildError::ConfigTooLong { found: bytes.len() });
@@ -360,38 +401,77 @@ fn pack_tree(root: &Path) -> Result<Vec<u8>, BuildError> {
     Ok(bytes)
 }
 
-fn pack_dir(
-    archive: &mut tar::Builder<impl Write>,
+/// What a member of config.tar.gz is.
+enum Source<'a> {
+    Dir {
+        mode: u32,
+    },
+    Link,
+    /// A file of the tree.
+    File {
+        mode: u32,
+    },
+    /// A file that is made.
+    Made(&'a [u8]),
+}
+
+fn find_members(
     root: &Path,
     below: &Path,
+    members: &mut BTreeMap<PathBuf, Source<'_>>,
 ) -> Result<(), BuildError> {
     for name in files::list(&root.join(below))? {
         let relative = below.join(&name);
         let path = root.join(&relative);
         let metadata = fs::symlink_metadata(&path).map_err(FileError::at("examine", &path))?;
-        let mut header = Header::new_gnu();
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        header.set_mode(metadata.permissions().mode() & 0o7777);
-        header.set_size(0);
-        if metadata.is_dir() {
-            header.set_entry_type(EntryType::Directory);
-            archive.append_data(&mut header, relative.join(""), io::empty())?;
-            pack_dir(archive, root, &relative)?;
+        let mode = metadata.permissions().mode() & 0o7777;
+        let source = if metadata.is_dir() {
+            find_members(root, &relative, members)?;
+            Source::Dir { mode }
         } else if metadata.is_symlink() {
+            Source::Link
+        } else if metadata.is_file() {
+            Source::File { mode }
+        } else {
+            return Err(BuildError::Kind { path });
+        };
+        members.insert(relative, source);
+    }
+    Ok(())
+}
+
+fn pack_member(
+    archive: &mut tar::Builder<impl Write>,
+    root: &Path,
+    relative: &Path,
+    source: &Source<'_>,
+) -> Result<(), BuildError> {
+    let path = root.join(relative);
+    let mut header = Header::new_gnu();
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(0);
+    let (mode, bytes) = match source {
+        Source::Dir { mode } => {
+            header.set_entry_type(EntryType::Directory);
+            header.set_mode(*mode);
+            archive.append_data(&mut header, relative.join(""), io::empty())?;
+            return Ok(());
+        }
+        Source::Link => {
             let target = fs::read_link(&path).map_err(FileError::at("read", &path))?;
             header.set_entry_type(EntryType::Symlink);
             header.set_mode(0o777);
-            archive.append_link(&mut header, &relative, target)?;
-        } else if metadata.is_file() {
-            let bytes = files::read(&path, MAX_CONFIG)?;
-            header.set_entry_type(EntryType::Regular);
-            header.set_size(bytes.len() as u64);
-            archive.append_data(&mut header, &relative, bytes.as_slice())?;
-        } else {
-            return Err(BuildError::Kind { path });
+            archive.append_link(&mut header, relative, target)?;
+            return Ok(());
         }
-    }
+        Source::File { mode } => (*mode, Cow::Owned(files::read(&path, MAX_CONFIG)?)),
+        Source::Made(bytes) => (0o644, Cow::Borrowed(*bytes)),
+    };
+    header.set_entry_type(EntryType::Regular);
+    header.set_mode(mode);
+    header.set_size(bytes.len() as u64);
+    archive.append_data(&mut header, relative, &*bytes)?;
     Ok(())
 }

@@ -162,6 +162,7 @@ impl World {
                 part("root", &system.root_part()?)?,
             ],
             defaults: None,
+            generated: std::collections::BTreeMap::new(),
             block_size: BLOCK_SIZE,
             encoding: Encoding::Plain,
         };

@@ -68,6 +68,7 @@
 //! it tells how. Values that were deleted are kept up to 256 KiB in all; what did not fit is named.
 
 mod builtin;
+mod compile;
 mod definition;
 mod lines;
 mod node;
@@ -93,6 +94,7 @@ use op::Turn;
 use side::Side;
 use state::{Attic, Kind, Owner};
 
+pub use compile::{CompileError, compile};
 pub(crate) use definition::Migration;
 pub use definition::StepSet;
 pub(crate) use state::{Applied, State};
