@@ -54,8 +54,6 @@ pub(crate) struct Dispute<'a> {
     pub(crate) database: Database,
     /// `NAME`, or `NAME[FIELD]`.
     pub(crate) locus: &'a str,
-    /// Of which kind.
-    pub(crate) kind: ConflictKind,
     /// The old default of the field; nothing if there was none, or if it is about all of a record.
     pub(crate) default: Option<&'a [u8]>,
     /// The user's.
@@ -507,7 +505,6 @@ impl Merger<'_> {
             (self.resolve)(&Dispute {
                 database,
                 locus: &locus,
-                kind,
                 default,
                 user,
                 new,
@@ -884,42 +881,6 @@ fn check(
         }
     }
     Ok(())
-}
-
-/// Numeric owners of one tree as those of another, by name.
-#[derive(Debug, Default)]
-pub(crate) struct Owners {
-    uids: HashMap<u32, u32>,
-    gids: HashMap<u32, u32>,
-}
-
-impl Owners {
-    /// From the numbers of one tree's accounts to those of another's.
-    pub(crate) fn between(from: &Accounts, to: &Accounts) -> Self {
-        let numbers = |database| {
-            let [from, to] = [from, to]
-                .map(|accounts| File::parse(database, accounts.of(database).unwrap_or_default()));
-            let known = from.names().into_iter();
-            let number = |name| to.get(name).and_then(Record::number);
-            known
-                .filter_map(|(id, name)| Some((id, number(name)?)))
-                .collect()
-        };
-        Self {
-            uids: numbers(Database::Passwd),
-            gids: numbers(Database::Group),
-        }
-    }
-
-    /// The number of the same user; a number without a name stays.
-    pub(crate) fn uid(&self, uid: u32) -> u32 {
-        self.uids.get(&uid).copied().unwrap_or(uid)
-    }
-
-    /// The number of the same group, likewise.
-    pub(crate) fn gid(&self, gid: u32) -> u32 {
-        self.gids.get(&gid).copied().unwrap_or(gid)
-    }
 }
 
 #[cfg(test)]
@@ -1420,16 +1381,6 @@ mod tests {
                     drop(result);
                 }
             }
-        }
-    }
-
-    #[test]
-    fn owners_are_found_by_name() {
-        let from = world().with_account("alice", 1000).with_account("old", 300);
-        let to = world().with_account("alice", 1001).with_account("new", 300);
-        let owners = Owners::between(&from.accounts(), &to.accounts());
-        for (from, to) in [(0, 0), (1000, 1001), (300, 300), (4242, 4242)] {
-            assert_eq!((owners.uid(from), owners.gid(from)), (to, to));
         }
     }
 }
