@@ -10,6 +10,7 @@
 //! with each comment on a line above what it belongs to.
 
 use std::collections::HashMap;
+use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -60,6 +61,7 @@ impl Package {
         let mut pieces = Pieces {
             out: Vec::new(),
             last: None,
+            parted: false,
             loose: Loose::of(self),
         };
         for section in &self.sections {
@@ -195,6 +197,8 @@ struct Pieces<'p> {
     out: Vec<u8>,
     /// The text that the last piece is from, and where the piece ends there.
     last: Option<(Arc<[u8]>, usize)>,
+    /// True if something new was written since.
+    parted: bool,
     loose: Loose<'p>,
 }
 
@@ -304,7 +308,8 @@ impl Pieces<'_> {
 
     fn follow(&mut self, text: &Arc<[u8]>, from: usize, to: usize) -> bool {
         let last = self.last.replace((Arc::clone(text), to));
-        let parted = !last.is_some_and(|(last, end)| Arc::ptr_eq(&last, text) && end == from);
+        let follows = last.is_some_and(|(last, end)| Arc::ptr_eq(&last, text) && end == from);
+        let parted = mem::take(&mut self.parted) || !follows;
         if parted {
             self.end_line();
         }
@@ -313,7 +318,7 @@ impl Pieces<'_> {
 
     /// Makes ready for something new.
     fn part(&mut self) {
-        self.last = None;
+        self.parted = true;
         self.end_line();
     }
 
@@ -447,9 +452,15 @@ config dhcp 'lan'
         assert_eq!(nothing, format!("{loose}\n# c\n"));
         let longer = edited(text, |package| package.sections[0].set(b"z", one("3")));
         assert_eq!(longer, text.replace("x 1\n", "x 1\n\toption z '3'\n"));
-        let new = Section::new(b"new", None);
-        let inserted = edited(text, |package| package.sections.insert(1, new));
+        let inserted = edited(text, |package| {
+            package.sections.insert(1, Section::new(b"new", None));
+        });
         assert_eq!(inserted, text.replace("\n# b", "\nconfig new\n\n# b"));
+        let both = edited(text, |package| {
+            package.sections.insert(1, Section::new(b"new", None));
+            package.sections[0].set(b"z", one("3"));
+        });
+        assert_eq!(both, inserted.replace("x 1\n", "x 1\n\toption z '3'\n"));
     }
 
     #[test]
