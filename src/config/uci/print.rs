@@ -577,6 +577,38 @@ config dhcp 'lan'
     }
 
     #[test]
+    fn what_would_read_back_as_something_else_is_printed_in_the_form_of_libuci() {
+        let text = "config a n\n  option x 1 # old\n  option x 2\nconfig a n # again\nconfig b\n";
+        let gone = edited(text, |package| drop(package.sections.remove(0)));
+        assert_eq!(gone, "# again\nconfig b\n");
+        let renamed = edited(text, |package| {
+            package.sections[0].options[0].name = b"y".to_vec();
+        });
+        let expected = "config a 'n'\n\t# old\n\toption y '2'\n\n# again\nconfig b\n";
+        assert_eq!(renamed, expected);
+    }
+
+    #[test]
+    fn a_line_that_enters_a_section_again_belongs_to_what_follows() {
+        let text = "config a n\nconfig b # odd\n  o z 1\nconfig a n\n\n\toption y 2\n";
+        let text = edited(text, |package| drop(package.sections.remove(0)));
+        assert_eq!(text, "config b # odd\n  o z 1\n");
+    }
+
+    #[test]
+    fn a_package_line_stays_at_the_head_and_sections_are_parted_by_one_blank_line() {
+        let text = "package p\nconfig a\nconfig b\n\n";
+        let gone = edited(text, |package| drop(package.sections.remove(0)));
+        assert_eq!(gone, "package p\n\nconfig b\n\n");
+        let more = edited(text, |package| {
+            package.sections.insert(1, Section::new(b"new", None));
+            package.sections.push(Section::new(b"last", None));
+        });
+        let expected = "package p\nconfig a\n\nconfig new\n\nconfig b\n\nconfig last\n";
+        assert_eq!(more, expected);
+    }
+
+    #[test]
     fn text_that_cannot_be_cut_is_printed_in_the_form_of_libuci_with_its_comments() {
         let text = "# head\n\nconfig a 'b' ; option x 'y' # both\noption z w;hidden\n# end";
         let text = edited(text, |package| package.sections[0].set(b"new", one("1")));
