@@ -160,20 +160,13 @@ impl<'de> Deserialize<'de> for Running {
 }
 
 /// `[config]`: how the configuration of a slot is kept.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Where the running slot's files are as they were shipped, if anywhere.
+    /// A root in whose `etc` the running slot's files are as they were shipped. Without it, the
+    /// usual places are looked at: see [`crate::config::baseline`].
     #[serde(default)]
     pub defaults: Option<PathBuf>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            defaults: Some(PathBuf::from("/rom")),
-        }
-    }
 }
 
 /// `[[slot]]`: one bootable system.

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::board::{Board, SlotSpec};
 use crate::boot::{BootError, Bootloader};
+use crate::config::baseline::find_defaults;
 use crate::data::{Data, DataError, Entry, Installed, What};
 use crate::files::{self, FileError};
 use crate::slots::{BootState, Slot, TransitionError};
@@ -90,14 +91,14 @@ impl Machine {
         self.spec(slot).overlay.as_ref().map(|path| self.at(path))
     }
 
-    /// The read-only root of the running slot, as it was shipped.
+    /// The root below which the files of the running slot are as they were shipped: where the board
+    /// file says, or the first of the usual places that has them.
     #[must_use]
     pub fn defaults(&self) -> Option<PathBuf> {
-        self.board
-            .config
-            .defaults
-            .as_ref()
-            .map(|path| self.at(path))
+        match &self.board.config.defaults {
+            Some(path) => Some(self.at(path)),
+            None => find_defaults(&self.root),
+        }
     }
 
     /// What is recorded of a slot.

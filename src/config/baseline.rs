@@ -1,4 +1,14 @@
 //! The defaults of the running image, and what the user made of them.
+//!
+//! They are two trees, one over the other:
+//!
+//! ```text
+//! /etc/sysupgrade/baseline   what the first boot made: stored once, at its end
+//! the read-only root         what was shipped, where systems keep it:
+//!     /rom                       OpenWrt: the lower layer
+//!     /usr/share/factory         systemd, imgbased: copies of /etc as it was shipped
+//!     /usr                       ostree: /usr/etc is the etc of the image
+//! ```
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,6 +20,10 @@ use super::keep::KeepList;
 use super::tree::{self, Content, Entry, Kind, Node};
 use super::{ConfigError, EntryPath, services};
 use crate::files;
+
+mod store;
+
+pub use store::{Stored, store};
 
 /// The defaults of the running image: the shipped files, and over them those that the first boot
 /// made and that were stored then.
@@ -144,6 +158,17 @@ impl DefaultEntry<'_> {
             };
         Ok(alike && tree::entry(self.root, path)?.as_ref() == Some(entry))
     }
+}
+
+/// Where systems keep their files as they were shipped.
+const CANDIDATES: [&str; 3] = ["rom", "usr/share/factory", "usr"];
+
+/// The root of the shipped files of the system at `root`: the first of the usual places that has an
+/// `etc` of its own.
+#[must_use]
+pub fn find_defaults(root: &Path) -> Option<PathBuf> {
+    let candidates = CANDIDATES.iter().map(|dir| root.join(dir));
+    candidates.into_iter().find(|dir| are_apart(root, dir))
 }
 
 /// True if `defaults` holds a tree of its own. If it were the live one (a link or a bind mount),

@@ -17,7 +17,7 @@
 mod accounts;
 pub mod apply;
 pub mod archive;
-mod baseline;
+pub mod baseline;
 mod build;
 pub mod bundle;
 pub mod engine;
@@ -38,6 +38,7 @@ pub mod steps;
 mod tarball;
 mod tree;
 pub mod uci;
+mod walk;
 
 use std::io;
 

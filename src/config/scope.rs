@@ -21,11 +21,12 @@ use super::merge::policy::{Disposition, Policy};
 use super::path::escape;
 use super::report::{Notice, NoticeKind};
 use super::tree::{self, Kind, Node};
+use super::walk::Walk;
 use super::{ConfigError, EntryPath, MAX_ENTRIES, STATE_DIR, services};
 use crate::files;
 
 /// What scope etc is about.
-const ETC: &str = "etc";
+pub(super) const ETC: &str = "etc";
 
 /// Changed files in these directories are worth a word when they stay behind: configuration, and
 /// the home of root with his scripts and keys.
@@ -241,12 +242,12 @@ impl Selection {
 }
 
 /// False for what this program or the boot scripts keep there.
-fn is_users(path: &EntryPath) -> bool {
+pub(super) fn is_users(path: &EntryPath) -> bool {
     !path.is_within(STATE_DIR) && !services::is_link(path)
 }
 
 /// True for a file or link.
-fn is_leaf(node: Option<Node>) -> bool {
+pub(super) fn is_leaf(node: Option<Node>) -> bool {
     node.is_some_and(|node| matches!(node.kind, Some(Kind::File | Kind::Link)))
 }
 
@@ -275,45 +276,4 @@ pub(super) fn policy(root: &Path) -> Result<(Policy, Vec<Notice>), ConfigError> 
         }
     }
     Ok((policy, odd))
-}
-
-/// Everything below a directory of a tree, depth first and sorted, without following a link. Holds
-/// the names of the directories that lead to where it is, not of the whole tree.
-struct Walk<'a> {
-    root: &'a Path,
-    pending: Vec<EntryPath>,
-    /// What it could not enter.
-    too_deep: Vec<Notice>,
-}
-
-impl<'a> Walk<'a> {
-    fn new(root: &'a Path, dir: &str) -> Self {
-        Self {
-            root,
-            pending: EntryPath::new(dir.as_bytes()).into_iter().collect(),
-            too_deep: Vec::new(),
-        }
-    }
-
-    /// The directory itself comes first.
-    fn next(&mut self) -> Result<Option<(EntryPath, Node)>, ConfigError> {
-        while let Some(path) = self.pending.pop() {
-            let Some(node) = tree::node(self.root, &path)? else {
-                continue;
-            };
-            if node.kind == Some(Kind::Dir) {
-                for name in files::list(&path.under(self.root))?.into_iter().rev() {
-                    match path.join(&name) {
-                        Ok(path) => self.pending.push(path),
-                        Err(_) => {
-                            let name = format!("{path}/{}", escape(name.as_encoded_bytes()));
-                            self.too_deep.push(Notice::new(NoticeKind::TooDeep, name));
-                        }
-                    }
-                }
-            }
-            return Ok(Some((path, node)));
-        }
-        Ok(None)
-    }
 }
