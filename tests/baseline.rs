@@ -21,11 +21,10 @@ const STORE: &str = "etc/sysupgrade/baseline";
 /// A root as its first boot left it, and the image's files in one of the usual places.
 struct System {
     dir: tempfile::TempDir,
-    defaults: &'static str,
 }
 
 impl System {
-    fn new(defaults: &'static str) -> Self {
+    fn new(defaults: &str) -> Self {
         let memory = Path::new("/dev/shm");
         let dir = match memory.is_dir() {
             true => tempfile::tempdir_in(memory),
@@ -33,7 +32,6 @@ impl System {
         };
         let system = Self {
             dir: dir.expect("a temporary directory"),
-            defaults,
         };
         for tree in [".", defaults] {
             system.write(&format!("{tree}/etc/config/dhcp"), "shipped");

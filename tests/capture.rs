@@ -2,9 +2,12 @@
 //! or not at all.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Cursor, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
@@ -790,5 +793,193 @@ fn links_of_services_never_travel_as_files_even_if_declared() {
         let services = bundle.services.expect("services");
         assert!(services.user.contains("mine"));
         assert!(services.default.expect("defaults").contains("gone"));
+    }
+}
+
+// --- hostile systems -----------------------------------------------------------------------------
+
+#[test]
+fn a_link_in_the_place_of_a_directory_is_carried_and_nothing_behind_it_is_read() {
+    let system = System::new();
+    let outside = scratch();
+    fs::write(outside.path().join("shadow"), "not of this system").expect("write");
+    fs::remove_dir(system.at("root/etc/config")).expect("empty");
+    system.link("root/etc/config", outside.path().to_str().expect("text"));
+    system.write("rom/etc/config/network", "shipped");
+    for scope in [Scope::Declared, Scope::Etc] {
+        let bytes = system.try_archive(scope).expect("an archive");
+        let plain = gunzip(&bytes);
+        let secret = b"not of this system";
+        assert!(!plain.windows(secret.len()).any(|text| text == secret));
+        let into = system.at("into");
+        let unpacked = unpack(&bytes, &into).expect("unpacked");
+        let config = unpacked.user.get(&path("etc/config")).expect("a link");
+        assert!(matches!(config.content, Content::Link { .. }), "{config:?}");
+        assert!(unpacked.base.get(&path("etc/config/network")).is_some());
+        files::remove_tree(&into).expect("removed");
+    }
+}
+
+#[test]
+fn more_files_than_an_archive_holds_are_refused_and_not_cut() {
+    let system = System::new();
+    let dir = system.at("root/etc/many");
+    fs::create_dir(&dir).expect("a directory");
+    let one = dir.join("0");
+    fs::write(&one, "").expect("write");
+    for number in 1..70_000 {
+        fs::hard_link(&one, dir.join(number.to_string())).expect("link");
+    }
+    let error = system.try_archive(Scope::Etc).expect_err("too many");
+    let told = error.to_string();
+    assert!(
+        told.contains("number of kept files is more than 65536"),
+        "{told}"
+    );
+    // What only stays behind refuses no upgrade.
+    let bundle = archive::verify(&*system.archive()).expect("a bundle");
+    assert_eq!(bundle.kept().count(), 0);
+    assert_eq!(not_kept(&bundle).last(), Some(&"69800 more"));
+}
+
+/// A writer that holds nothing, as a device would.
+struct Counting(u64);
+
+impl Write for Counting {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The most memory that this process has had, in KiB.
+fn peak() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.and_then(|text| text.parse().ok()).expect("a number")
+}
+
+#[test]
+fn a_file_of_a_hundred_megabytes_takes_no_such_memory() {
+    let system = System::new();
+    let big = fs::File::create(system.at("root/etc/config/big")).expect("create");
+    big.set_len(100 << 20).expect("a sparse file");
+    let root = system.at("root");
+    let source = Source {
+        root: &root,
+        keep: &KeepList::read(&root).expect("a keep list"),
+        defaults: None,
+        scope: Scope::Etc,
+        from_version: "1",
+        board: "test",
+    };
+    let before = peak();
+    archive::write(Counting(0), &source).expect("written");
+    // Other tests of this process grow meanwhile, but by no hundred megabytes.
+    let grown = peak() - before;
+    assert!(grown < 80 << 10, "{grown} KiB");
+}
+
+#[test]
+fn what_is_too_deep_is_told_and_what_is_deep_travels() {
+    let system = System::new();
+    let deep = format!("etc/{}", ["d"; 62].join("/"));
+    system.write(&format!("root/{deep}/file"), "deep");
+    system.write(&format!("root/{deep}/d/file"), "too deep");
+    let bundle = system.bundle();
+    let files: Vec<_> = bundle
+        .kept()
+        .map(|member| member.path.to_string())
+        .collect();
+    assert_eq!(files, [format!("{deep}/file")]);
+    let notices = bundle.notices.iter();
+    let too_deep: Vec<_> = notices
+        .filter(|notice| notice.kind == NoticeKind::TooDeep)
+        .map(|notice| notice.path.clone())
+        .collect();
+    assert_eq!(too_deep, [format!("{deep}/d/file")]);
+}
+
+#[test]
+fn names_of_any_bytes_cross_the_archive_in_scope_etc() {
+    let system = System::new();
+    let names: [&[u8]; 7] = [
+        b"new\nline",
+        b" blank ",
+        b"-rf",
+        b"back\\slash",
+        b"bad\xff",
+        b".hidden.new",
+        b"hidden",
+    ];
+    for name in names {
+        let place = system.at("root/etc/odd");
+        fs::create_dir_all(&place).expect("directories");
+        fs::write(place.join(OsStr::from_bytes(name)), name).expect("write");
+    }
+    let bytes = system.try_archive(Scope::Etc).expect("an archive");
+    let unpacked = unpack(&bytes, &system.at("into")).expect("unpacked");
+    for name in names {
+        let path = [b"etc/odd/", name].concat();
+        let path = EntryPath::try_from(&path[..]).expect("a path");
+        let content = unpacked.user.bytes(&path, 100).expect("bytes");
+        assert_eq!(content.expect("a file"), name, "{path}");
+    }
+}
+
+#[test]
+fn sockets_are_told_and_do_not_travel() {
+    let system = System::new();
+    let _socket = UnixListener::bind(system.at("root/etc/control")).expect("a socket");
+    let bundle = system.bundle();
+    assert_eq!(bundle.kept().count(), 0);
+    let notices = bundle.notices.iter();
+    let special: Vec<_> = notices
+        .filter(|notice| notice.kind == NoticeKind::SpecialFile)
+        .map(|notice| notice.path.as_str())
+        .collect();
+    assert_eq!(special, ["etc/control"]);
+}
+
+#[test]
+fn a_system_comes_out_of_an_archive_as_its_whole_trees() {
+    let system = worked_on();
+    let bytes = system.try_archive(Scope::Etc).expect("an archive");
+    let unpacked = unpack(&bytes, &system.at("into")).expect("unpacked");
+    let mut whole = [Tree::default(), Tree::default()];
+    for (tree, root) in whole.iter_mut().zip(["root", "rom"]) {
+        tree.read(&system.at(root), "etc").expect("read");
+    }
+    let [user, base] = whole;
+    let top = path("etc"); // the whole trees were read below it
+    for (unpacked, whole) in [(&unpacked.user, &user), (&unpacked.base, &base)] {
+        for (path, entry) in unpacked.iter().filter(|(path, _)| **path != top) {
+            assert_eq!(Some(entry), whole.get(path), "{path}");
+        }
+    }
+    // What is in neither is the same in both, or none of what travels.
+    for (path, entry) in user.iter() {
+        let carried = unpacked.user.get(path).is_some();
+        let same = base.get(path) == Some(entry);
+        let dropped = ["etc/urandom.seed", "etc/firewall-opkg"];
+        assert!(
+            carried || same || dropped.contains(&&*path.to_string()),
+            "{path}"
+        );
+    }
+    for (path, _) in base.iter() {
+        let gone = user.get(path).is_none() && !path.to_string().starts_with("etc/uci-defaults");
+        let file = base
+            .get(path)
+            .is_some_and(|entry| entry.content != Content::Dir);
+        if gone && file {
+            assert!(unpacked.base.get(path).is_some(), "{path}");
+            assert!(unpacked.user.get(path).is_none(), "{path}");
+        }
     }
 }
