@@ -28,8 +28,8 @@ use super::{ConfigError, EntryPath, MAX_CONTENT, MAX_ENTRIES, services};
 use crate::digest::Hashing;
 use crate::files::FileError;
 
+pub(super) use read::count_content;
 pub use read::{Origin, Unpacked, inspect, unpack, verify};
-pub(super) use read::{count_content, members, path_of};
 
 /// Files up to this size are read before their header is written, so that one that is being
 /// rewritten has its new size or its old one. Configuration files are far smaller.

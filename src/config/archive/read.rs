@@ -5,7 +5,6 @@
 //! them down, too.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -264,7 +263,7 @@ pub(in crate::config) fn count_content(sum: &mut u64, member: &Member) -> Result
 }
 
 /// The name of a member; anything that leads out of the tree is refused.
-pub(in crate::config) fn path_of(member: &Member) -> Result<EntryPath, ConfigError> {
+fn path_of(member: &Member) -> Result<EntryPath, ConfigError> {
     EntryPath::new(&member.name)
         .map_err(|why| ConfigError::damaged(path::escape(&member.name), why.problem()))
 }
@@ -337,16 +336,4 @@ fn foreign(seen: Vec<(EntryPath, Entry)>, mut notices: Vec<Notice>) -> Bundle {
         state: None,
         resolutions: None,
     }
-}
-
-/// Opens an archive file and reads it member by member. Only for one that [`inspect`] accepted.
-pub(in crate::config) fn members(
-    path: &Path,
-) -> Result<Members<Gunzip<BufReader<fs::File>>>, ConfigError> {
-    let file = fs::File::open(path).map_err(FileError::at("open", path))?;
-    Ok(Members::new(Gunzip::new(
-        BufReader::new(file),
-        MAX_UNPACKED,
-        true,
-    )))
 }
