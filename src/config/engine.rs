@@ -145,7 +145,7 @@ pub(super) fn policy(
 }
 
 /// The steps of an image; none if it has none.
-fn migrations(image: &Tree) -> Result<Vec<Migration>, ConfigError> {
+pub(super) fn migrations(image: &Tree) -> Result<Vec<Migration>, ConfigError> {
     let Ok(path) = EntryPath::new(StepSet::PATH.as_bytes()) else {
         return Ok(Vec::new());
     };

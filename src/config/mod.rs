@@ -20,6 +20,7 @@ pub mod archive;
 pub mod baseline;
 mod build;
 pub mod bundle;
+pub mod desk;
 pub mod engine;
 mod in_place;
 pub mod keep;

@@ -36,7 +36,7 @@ pub(super) fn enabled(root: &Path) -> Result<Option<BTreeSet<String>>, ConfigErr
 }
 
 /// The service that a link `S50NAME` starts.
-fn name(link: &[u8]) -> Option<String> {
+pub(super) fn name(link: &[u8]) -> Option<String> {
     let [b'S', b'0'..=b'9', b'0'..=b'9', name @ ..] = link else {
         return None;
     };
