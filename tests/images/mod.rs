@@ -93,7 +93,7 @@ pub fn spec(dir: &Path, encoding: Encoding) -> Spec {
         engine: 1,
         parts,
         defaults: Some(defaults),
-        generated: std::collections::BTreeMap::new(),
+        generated: BTreeMap::new(),
         block_size: u32::try_from(BLOCK).unwrap(),
         encoding,
     }

@@ -14,8 +14,9 @@ use crate::config::path::EntryPath;
 use crate::config::uci::{self, Value};
 use crate::digest::Digest;
 
-/// The largest document of steps. Twenty years of OpenWrt's changes would fill a tenth of it.
-const MAX_SET: usize = 1 << 20;
+/// The largest document of steps. Twenty years of OpenWrt's changes would fill a tenth of it, and with
+/// the attic it must fit into a state.
+const MAX_SET: usize = 512 << 10;
 
 /// The steps of an image.
 #[derive(Clone, Debug, Default)]
@@ -229,7 +230,8 @@ impl Migration {
     }
 
     fn from_node(node: Node) -> Result<Self, Problem> {
-        let source = node.clone();
+        let mut source = node.clone();
+        keep_order_of_maps(&mut source);
         let mut fields = Fields::of(node, "it")?;
         let id = fields.text("id")?;
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c);
@@ -271,6 +273,23 @@ impl Migration {
             reversible,
             source,
         })
+    }
+}
+
+/// Writes the tables of value maps as lists of pairs: the order of their keys has a meaning, and a
+/// state passes through programs that sort keys.
+fn keep_order_of_maps(step: &mut Node) {
+    for field in ["steps", "back"] {
+        let Some(Node::List(ops)) = step.get_mut(field) else {
+            continue;
+        };
+        for map in ops.iter_mut().filter_map(|op| op.get_mut("map")) {
+            if let Node::Table(entries) = map {
+                let pairs = std::mem::take(entries).into_iter();
+                let pairs = pairs.map(|(from, to)| Node::List(vec![Node::Text(from), to]));
+                *map = Node::List(pairs.collect());
+            }
+        }
     }
 }
 

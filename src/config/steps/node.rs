@@ -1,9 +1,9 @@
 //! A definition as it was written, and how its fields are read.
 //!
 //! Definitions come as TOML from their authors, as JSON in an image, and as JSON from the state of
-//! an older or newer system. They are read into one small tree first. It keeps the order of keys (the
-//! order of a value map has a meaning), it is what the state stores, so that a definition comes back
-//! as its author wrote it, and it lets one reader say of both languages which field is wrong.
+//! an older or newer system. They are read into one small tree first. It keeps the order of keys (that
+//! of a value map has a meaning), it is what the state stores, so that a definition comes back with
+//! all that its author wrote, and it lets one reader say of both languages which field is wrong.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,6 +22,19 @@ pub(super) enum Node {
     List(Vec<Node>),
     /// Keys in the order of the document, none of them twice.
     Table(Vec<(String, Node)>),
+}
+
+impl Node {
+    /// A field of a table.
+    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Self> {
+        match self {
+            Self::Table(entries) => {
+                let mut entries = entries.iter_mut();
+                entries.find(|(key, _)| key == name).map(|(_, value)| value)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Node {

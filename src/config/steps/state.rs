@@ -22,8 +22,9 @@ use crate::config::path::{EntryPath, escape, unescape};
 use crate::config::tree::Entry;
 use crate::config::uci::Value;
 
-/// The largest state that is read: the definitions of the largest set, and the attic.
-const MAX_STATE: usize = 4 << 20;
+/// The largest state that is read: the definitions of the largest set, and the attic. An archive
+/// carries no larger one.
+const MAX_STATE: usize = 1 << 20;
 
 /// The most bytes that all attics of a state hold, about. Flash is small, and what is lost is told.
 const MAX_ATTIC: usize = 256 << 10;
@@ -259,7 +260,13 @@ impl Given {
 impl Kept {
     /// Bytes it takes in the state, about.
     fn size(&self) -> usize {
-        let text = |text: &Text| text.0.len();
+        let text = |text: &Text| {
+            let plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b' ';
+            let bytes = text.0.iter();
+            bytes
+                .map(|byte| if plain(byte) { 1 } else { 6 })
+                .sum::<usize>()
+        };
         let value = |value: &Option<Kind>| match value {
             None => 4,
             Some(Kind::One(one)) => text(one),
