@@ -340,4 +340,15 @@ mod tests {
         assert_eq!(again.summary(), set.summary());
         assert_eq!(again.to_json(), json);
     }
+
+    #[test]
+    fn the_example_in_the_manual_is_a_step_that_works() {
+        let readme = include_str!("../../../board/migrations/README.md");
+        let example = readme.split("```toml\n").nth(1).unwrap();
+        let example = example.split("```").next().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("example.toml"), example).unwrap();
+        let steps = compile(dir.path()).unwrap().summary();
+        assert_eq!(steps, ["20210301 wireless-hwmode-to-band [wireless]"]);
+    }
 }
