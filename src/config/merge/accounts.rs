@@ -1234,6 +1234,14 @@ mod tests {
     }
 
     #[test]
+    fn who_shares_a_number_of_the_image_takes_it_from_nobody() {
+        let user = world().with("admin:$5$s:0:0::/root:/bin/ash", "wheel:x:0:admin", "");
+        let new = world().with_account("ntp", 123);
+        let wanted = user.clone().with_account("ntp", 123);
+        assert_eq!(check(&world(), &user, &new, &wanted), [""; 0]);
+    }
+
+    #[test]
     fn primary_groups_follow_their_group_to_its_number() {
         // The image moved the group; a user of it has it as primary group.
         let base = world().with("", "net:x:101:", "");

@@ -146,23 +146,16 @@ impl<'a> Side<'a> {
 }
 
 impl Edit {
-    /// True if this edit and the next could as well be told as one: one of them only inserts or only
-    /// deletes, and doing so with the lines next to the other one comes to the same.
+    /// True if this edit and the next could as well be told as one: the next only inserts or only
+    /// deletes, and doing so with the lines next to this one comes to the same. (What could be moved
+    /// the other way, `diffy` moved.)
     fn belongs_to(&self, next: &Self, base: &[&[u8]], side: &[&[u8]]) -> bool {
-        let in_base = (&self.old, &next.old, base);
-        let in_side = (&self.new, &next.new, side);
-        let only = |edit: &Self| match (edit.old.is_empty(), edit.new.is_empty()) {
-            (true, _) => Some(in_side),
-            (_, true) => Some(in_base),
-            _ => None,
+        let (first, second, lines) = match (next.old.is_empty(), next.new.is_empty()) {
+            (true, _) => (&self.new, &next.new, side),
+            (_, true) => (&self.old, &next.old, base),
+            _ => return false,
         };
-        let down = only(self).is_some_and(|(first, second, lines)| {
-            repeats(lines, first.start..second.start, first.len())
-        });
-        let up = only(next).is_some_and(|(first, second, lines)| {
-            repeats(lines, first.end..second.end, second.len())
-        });
-        down || up
+        repeats(lines, first.end..second.end, second.len())
     }
 
     /// This edit and the next as one.
