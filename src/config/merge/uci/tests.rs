@@ -858,6 +858,22 @@ fn an_empty_value_is_an_absent_one() {
     );
 }
 
+#[test]
+fn sections_that_differ_by_an_empty_value_are_identical() {
+    let mut base = parsed("config dnsmasq\n option a 1");
+    for section in &mut base.sections {
+        section.set(b"l", Value::List(Vec::new()));
+    }
+    let user = parsed("config dnsmasq\n option c 1\nconfig dnsmasq\n option a 1");
+    let new = parsed("config dnsmasq\n option a 2");
+    let hints = Hints::built_in();
+    let merged = merge("dhcp", Some(&base), &user, &new, hints, &mut |_| {
+        Winner::User
+    });
+    let expected = "config dnsmasq\n option c 1\nconfig dnsmasq\n option a 2";
+    assert_eq!(merged.package, parsed(expected));
+}
+
 mod any_packages {
     use proptest::collection::{btree_map, vec};
     use proptest::prelude::*;
