@@ -556,17 +556,36 @@ fn the_archive_tells_services_owners_state_and_decisions() {
 }
 
 #[test]
+fn the_owner_of_a_directory_is_named_though_it_has_no_files() {
+    let system = System::new();
+    let owner = fs::metadata(system.at("root/etc/config")).expect("metadata");
+    system.write("root/etc/passwd", format!("me:x:{}:0::/:\n", owner.uid()));
+    let bundle = archive::verify(&*system.archive()).expect("an archive");
+    assert!(bundle.members.is_empty());
+    assert_eq!(bundle.owners.users[&owner.uid()], "me");
+}
+
+#[test]
 fn a_state_that_cannot_be_read_is_refused_by_name() {
-    for (name, text) in [
-        ("root/etc/sysupgrade/state.json", "{".to_owned()),
-        ("root/etc/sysupgrade/resolutions.json", "[] []".to_owned()),
-        ("root/etc/sysupgrade/state.json", " ".repeat(2 << 20)),
+    for (name, text, why) in [
+        ("root/etc/sysupgrade/state.json", "{".into(), "no JSON"),
+        (
+            "root/etc/sysupgrade/resolutions.json",
+            "[] []".into(),
+            "no JSON",
+        ),
+        (
+            "root/etc/sysupgrade/state.json",
+            " ".repeat(2 << 20),
+            "read",
+        ),
     ] {
         let system = typical();
         system.write(name, text);
         let error = system.try_archive(Scope::Declared).expect_err(name);
         let (_, file) = name.split_once('/').expect("a path");
-        assert!(error.to_string().contains(file), "{error}");
+        let told = error.to_string();
+        assert!(told.contains(file) && told.contains(why), "{told}");
     }
 }
 
