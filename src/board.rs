@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde::de::Error as _;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::de::{DeTable, DeValue};
 
@@ -167,6 +167,20 @@ pub struct Config {
     /// usual places are looked at: see [`crate::config::baseline`].
     #[serde(default)]
     pub defaults: Option<PathBuf>,
+    /// What travels, unless the command line says otherwise.
+    #[serde(default)]
+    pub scope: Scope,
+}
+
+/// Which files of a configuration travel to the next version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Those of the keep list.
+    #[default]
+    Declared,
+    /// These, and whatever else the user added, changed or deleted under `/etc`.
+    Etc,
 }
 
 /// `[[slot]]`: one bootable system.

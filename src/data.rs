@@ -168,6 +168,13 @@ impl Data {
         Ok(files::make_dirs(&self.dir, 0o700)?)
     }
 
+    /// A directory for work that is thrown away; it is made and removed by whoever needs it, under
+    /// the lock.
+    #[must_use]
+    pub fn scratch(&self) -> PathBuf {
+        self.dir.join("scratch")
+    }
+
     /// Bytes that may still be written there, whether it exists yet or not.
     ///
     /// # Errors

@@ -612,6 +612,28 @@ pub fn remove_tree(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of all files of a tree; nothing if there is none.
+///
+/// # Errors
+/// When something cannot be examined.
+pub fn tree_size(path: &Path) -> Result<u64> {
+    let mut size = 0_u64;
+    let mut pending = vec![path.to_owned()];
+    while let Some(place) = pending.pop() {
+        match fs::symlink_metadata(&place) {
+            Ok(metadata) if metadata.is_dir() => {
+                let names = list(&place)?;
+                pending.extend(names.iter().map(|name| place.join(name)));
+            }
+            Ok(metadata) if metadata.is_file() => size = size.saturating_add(metadata.len()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(FileError::at("examine", &place)(error)),
+        }
+    }
+    Ok(size)
+}
+
 /// Names in a directory, sorted bytewise.
 ///
 /// # Errors

@@ -57,6 +57,8 @@ pub struct Wish {
     pub keep: bool,
     /// Install although a forceable rule says no (another board).
     pub force: bool,
+    /// What of the configuration travels; as the board file says if `None`.
+    pub scope: Option<Scope>,
     /// How long the new system may run unconfirmed; the board's own time if `None`.
     pub confirm_within: Option<Duration>,
 }
@@ -72,6 +74,9 @@ pub struct Done {
     pub written: Written,
     /// Files carried over.
     pub kept: u64,
+    /// Disputes between the owner's configuration and the new defaults will be decided for the owner,
+    /// who should look at them.
+    pub needs_review: bool,
 }
 
 /// An upgrade that is asked for, with all that it needs, opened.
@@ -164,9 +169,13 @@ pub fn examine<R: Read>(
         ..
     } = upgrade;
     watch.phase(Phase::Verify);
-    let image = Unverified::open(image)?.verify(trust)?;
+    let mut image = Unverified::open(image)?.verify(trust)?;
     watch.phase(Phase::Plan);
-    let plan = plan(machine, image.manifest(), parts, wish)?;
+    let defaults = match wish.keep {
+        true => new_defaults(&mut image)?,
+        false => None,
+    };
+    let plan = plan(machine, image.manifest(), defaults.as_deref(), parts, wish)?;
     for refusal in &plan.forced {
         watch.notice(format!("forced: {}", refusal.message));
     }
@@ -174,6 +183,22 @@ pub fn examine<R: Read>(
         watch.notice(notice.to_string());
     }
     Ok((plan, image))
+}
+
+/// The defaults of the new image, if it says them: they come first in it. They are collected whole,
+/// since only their last byte tells whether any of them is right.
+fn new_defaults<R: Read>(image: &mut Verified<R>) -> Result<Option<Vec<u8>>, InstallError> {
+    if image.manifest().config.is_none() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    if let Some(Member::Config(mut config)) = image.next_member()? {
+        let read = config.read_to_end(&mut bytes);
+        read.map_err(|error| {
+            ImageError::from_io(error).map_or_else(InstallError::Copy, InstallError::Image)
+        })?;
+    }
+    Ok(Some(bytes))
 }
 
 /// `-T`: [`examine`], and every byte of the image read and checked; nothing is written.
@@ -236,6 +261,7 @@ fn write<R: Read>(
         slot: machine.name(target).to_owned(),
         written,
         kept,
+        needs_review: plan.needs_review(),
     })
 }
 
@@ -267,7 +293,8 @@ fn flash<R: Read>(
     let mut meter = Meter::new(watch, Phase::Flash, bytes);
     while let Some(member) = image.next_member()? {
         match member {
-            // The new defaults are for the plan; what is installed brings its own.
+            // The new defaults are for the plan; what is installed brings its own. Without a
+            // configuration to keep there was no plan.
             Member::Config(mut config) => config.skip()?,
             Member::Part(mut part) => {
                 let PartInfo {
@@ -361,7 +388,7 @@ fn save_configuration(
         root: &machine.root,
         keep,
         defaults: defaults.as_deref(),
-        scope: Scope::Declared,
+        scope: plan.scope,
         from_version: installed.from_version.as_deref().unwrap_or_default(),
         board: &machine.board.name,
     };

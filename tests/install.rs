@@ -27,6 +27,7 @@ use world::snapshot::Snapshot;
 use world::{System, World};
 
 const KEEP: Wish = Wish {
+    scope: None,
     keep: true,
     force: false,
     confirm_within: None,

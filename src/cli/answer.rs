@@ -65,6 +65,13 @@ impl Answer {
         }
     }
 
+    /// Somebody should look at what was decided.
+    fn review(&mut self, needed: bool) {
+        if needed {
+            self.code = ExitCode::NeedsReview;
+        }
+    }
+
     /// A reboot is to follow.
     pub(super) fn then(mut self, reboot: Option<Duration>) -> Self {
         self.reboot = reboot;
@@ -96,6 +103,7 @@ impl Answer {
             slot,
             written,
             kept,
+            needs_review,
         } = done;
         let next = match reboot {
             Some(_) => "rebooting into it",
@@ -109,9 +117,11 @@ impl Answer {
         );
         let machine = json!({
             "version": version, "slot": slot, "written": written.written, "unchanged": written.unchanged,
-            "kept": kept,
+            "kept": kept, "needs_review": needs_review,
         });
-        Self::new(human, machine).then(reboot)
+        let mut answer = Self::new(human, machine).then(reboot);
+        answer.review(*needs_review);
+        answer
     }
 
     pub(super) fn plan(machine: &Machine, plan: &Plan, whole: bool) -> Self {
@@ -136,8 +146,11 @@ impl Answer {
             "version": installed.version, "security": installed.security, "slot": slot, "bytes": plan.bytes,
             "from_version": installed.from_version, "kept": kept, "whole_image_checked": whole,
             "forced": plan.forced, "notices": plan.notices,
+            "config": plan.config.as_ref().map(|config| &config.report),
         });
-        Self::new(human, document)
+        let mut answer = Self::new(human, document);
+        answer.review(plan.needs_review());
+        answer
     }
 
     pub(super) fn status(status: &Status) -> Self {

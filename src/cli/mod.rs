@@ -279,6 +279,7 @@ fn wish(choices: Choices, confirm_within: Option<Duration>) -> Wish {
     Wish {
         keep: choices.keep_config,
         force: choices.force,
+        scope: None,
         confirm_within,
     }
 }

@@ -138,9 +138,9 @@ fn untold(inputs: &Inputs) -> Report {
 
 /// An archive that has met the new image; nothing is written yet but scratch.
 pub(super) struct Prepared {
-    outcome: Outcome,
+    pub(super) outcome: Outcome,
     new: Tree,
-    report: Report,
+    pub(super) report: Report,
 }
 
 impl Prepared {
@@ -188,6 +188,12 @@ impl Prepared {
             new,
             report,
         })
+    }
+
+    /// Bytes of the files that will be written.
+    pub(super) fn space(&mut self) -> Result<u64, ConfigError> {
+        let tree = self.complete(1)?;
+        Ok(Difference::new(&self.new, &tree).space())
     }
 
     /// The whole result, with the report of this number.

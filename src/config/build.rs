@@ -26,10 +26,10 @@ use super::{ConfigError, EntryPath};
 use crate::files;
 
 /// Users' versions that had to give way, below a root.
-pub const ATTIC: &str = "etc/sysupgrade/attic";
+pub(crate) const ATTIC: &str = "etc/sysupgrade/attic";
 
 /// The versions of what was disputed.
-pub const CONFLICTS: &str = "etc/sysupgrade/conflicts";
+pub(crate) const CONFLICTS: &str = "etc/sysupgrade/conflicts";
 
 /// The most that attic and conflicts of one upgrade take: they lie in the flash of a router. What
 /// does not fit is still in the old slot.

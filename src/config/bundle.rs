@@ -21,6 +21,7 @@ use super::owners::Owners;
 use super::report::Notice;
 use super::tree::{Content, Entry, Kind, Meta};
 use super::{ConfigError, EntryPath, STATE_DIR, services};
+pub use crate::board::Scope;
 
 /// Version of the bundle. Another one is refused: what an archive means is not guessed.
 pub const FORMAT: u32 = 1;
@@ -87,16 +88,6 @@ pub struct Services {
     pub default: Option<BTreeSet<String>>,
     /// As the user has it.
     pub user: BTreeSet<String>,
-}
-
-/// Which files travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scope {
-    /// Those of the keep list.
-    Declared,
-    /// These, and whatever else the user added, changed or deleted under `/etc`.
-    Etc,
 }
 
 /// What the old image had in the place of a kept entry.

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 use super::bundle::Bundle;
-use super::merge::policy::Policy;
+use super::merge::policy::{self, Policy};
 use super::merge::resolve::Resolutions;
 use super::merge::{self, Merge, Rules, Scope, Versions};
 use super::report::Notice;
@@ -24,15 +24,6 @@ use super::{ConfigError, EntryPath};
 /// Number of this engine. An image that names a higher one was made for rules that this program
 /// does not know: its plan is a forecast.
 pub const ENGINE: u32 = 1;
-
-/// Where an image says which paths are merged how, in files that end in `.conf`.
-const POLICY_DIR: &str = "lib/upgrade/policy.d";
-
-/// Where the user says so.
-pub(super) const USER_POLICY: &str = "etc/sysupgrade.policy";
-
-/// Policies are lines that people write.
-const MAX_POLICY: u64 = 256 << 10;
 
 /// Some hundred steps of some KiB.
 const MAX_MIGRATIONS: u64 = 4 << 20;
@@ -130,14 +121,14 @@ pub(super) fn policy(
 ) -> Result<Policy, ConfigError> {
     let mut policy = Policy::built_in();
     let is_policy = |path: &EntryPath| {
-        path.strip(POLICY_DIR)
-            .is_some_and(|name| name.as_bytes().ends_with(b".conf"))
+        path.strip(policy::IMAGE_DIR)
+            .is_some_and(|name| policy::is_file_name(name.as_bytes()))
     };
     let images = image.iter().filter(|(path, _)| is_policy(path));
     let images = images.map(|(path, _)| (image, path.clone()));
-    let users = EntryPath::new(USER_POLICY.as_bytes()).map(|path| (user, path));
+    let users = EntryPath::new(policy::USER_FILE.as_bytes()).map(|path| (user, path));
     for (tree, path) in images.chain(users.ok()).collect::<Vec<_>>() {
-        if let Some(text) = tree.bytes(&path, MAX_POLICY)? {
+        if let Some(text) = tree.bytes(&path, policy::MAX_FILE)? {
             notices.extend(policy.append(&text, &path.to_string()));
         }
     }

@@ -22,6 +22,7 @@ mod build;
 pub mod bundle;
 pub mod desk;
 pub mod engine;
+pub mod forecast;
 mod in_place;
 pub mod keep;
 pub mod merge;

@@ -17,7 +17,7 @@ use std::path::Path;
 use super::baseline::Baseline;
 use super::bundle::Scope;
 use super::keep::{KeepList, USER_LIST};
-use super::merge::policy::{Disposition, Policy};
+use super::merge::policy::{self, Disposition, Policy};
 use super::path::escape;
 use super::report::{Notice, NoticeKind};
 use super::tree::{self, Kind, Node};
@@ -32,17 +32,8 @@ pub(super) const ETC: &str = "etc";
 /// the home of root with his scripts and keys.
 const WATCHED: [&str; 2] = [ETC, "root"];
 
-/// The user's own rules.
-const USER_POLICY: &str = "etc/sysupgrade.policy";
-
-/// Rules that the image brings.
-const POLICY_DIR: &str = "lib/upgrade/policy.d";
-
-/// Policies are lines written by people and package makers: some KiB.
-const MAX_POLICY: u64 = 256 << 10;
-
 /// What says how to carry the rest is carried itself, whether or not a list names it.
-const ALWAYS: [&str; 2] = [USER_LIST, USER_POLICY];
+const ALWAYS: [&str; 2] = [USER_LIST, policy::USER_FILE];
 
 /// So many are named that stay behind; a longer list would not be read.
 const MOST_NAMED: usize = 200;
@@ -256,7 +247,7 @@ pub(super) fn is_leaf(node: Option<Node>) -> bool {
 pub(super) fn policy(root: &Path) -> Result<(Policy, Vec<Notice>), ConfigError> {
     let mut policy = Policy::built_in();
     let mut odd = Vec::new();
-    let names = match files::list(&root.join(POLICY_DIR)) {
+    let names = match files::list(&root.join(policy::IMAGE_DIR)) {
         Ok(names) => names,
         Err(error) if error.is_not_found() => Vec::new(),
         Err(error) => return Err(error.into()),
@@ -264,14 +255,14 @@ pub(super) fn policy(root: &Path) -> Result<(Policy, Vec<Notice>), ConfigError> 
     let image = names
         .iter()
         .map(|name| name.as_encoded_bytes())
-        .filter(|name| name.ends_with(b".conf") && !name.starts_with(b"."))
-        .map(|name| [POLICY_DIR.as_bytes(), b"/", name].concat());
-    for name in image.chain([USER_POLICY.into()]) {
+        .filter(|name| policy::is_file_name(name))
+        .map(|name| [policy::IMAGE_DIR.as_bytes(), b"/", name].concat());
+    for name in image.chain([policy::USER_FILE.into()]) {
         let Ok(path) = EntryPath::new(&name) else {
             continue;
         };
         // As of keep lists: it may be a link, and says nothing but names.
-        if let Some(text) = files::read_if_exists(&path.under(root), MAX_POLICY)? {
+        if let Some(text) = files::read_if_exists(&path.under(root), policy::MAX_FILE)? {
             odd.extend(policy.append(&text, &escape(&name)));
         }
     }

@@ -49,11 +49,6 @@ impl Stage {
         self.made.contains(path)
     }
 
-    /// The directory in which it is built.
-    pub(super) fn root(&self) -> &Path {
-        &self.dir
-    }
-
     /// Where an entry stands.
     pub(super) fn place(&self, path: &EntryPath) -> PathBuf {
         path.under(&self.dir)

@@ -4,10 +4,14 @@ use std::fs;
 
 use super::{InstallError, Parts, Wish};
 use crate::config::Selection;
+use crate::config::archive::Source;
 use crate::config::bundle::Scope;
+use crate::config::engine::Verdict;
+use crate::config::forecast::{Forecast, forecast};
 use crate::config::keep::KeepList;
 use crate::config::report::Notice;
 use crate::data::{Installed, Stage};
+use crate::files;
 use crate::image::{Manifest, PartInfo};
 use crate::machine::Machine;
 use crate::report::{Reason, Refusal};
@@ -22,16 +26,32 @@ pub struct Plan {
     pub bytes: u64,
     /// The files to carry; `None` without configuration.
     pub keep: Option<KeepList>,
+    /// What of the configuration travels.
+    pub scope: Scope,
+    /// What will become of it; `None` if it is not kept, or if the image does not say its defaults.
+    pub config: Option<Forecast>,
     /// Oddities of the keep list, and what was changed and stays behind.
     pub notices: Vec<Notice>,
     /// Rules that said no and were overridden by force.
     pub forced: Vec<Refusal>,
 }
 
+impl Plan {
+    /// True if disputes about the configuration will be decided for the owner.
+    #[must_use]
+    pub fn needs_review(&self) -> bool {
+        let verdict = self.config.as_ref().map(|config| config.verdict);
+        verdict == Some(Verdict::NeedsReview)
+    }
+}
+
 /// All rules, so that whoever is refused learns everything at once.
+///
+/// `new_defaults` is the image's `config.tar.gz`, if it has one.
 pub(super) fn plan(
     machine: &mut Machine,
     manifest: &Manifest,
+    new_defaults: Option<&[u8]>,
     parts: &Parts,
     wish: &Wish,
 ) -> Result<Plan, InstallError> {
@@ -44,11 +64,30 @@ pub(super) fn plan(
         true => Some(KeepList::read(&machine.root)?),
         false => None,
     };
+    let scope = wish.scope.unwrap_or(machine.board.config.scope);
+    let mut config = None;
     if let Some(keep) = &keep {
         let defaults = machine.defaults();
-        let scope = Scope::Declared;
         let selection = Selection::of(&machine.root, keep, defaults.as_deref(), scope)?;
-        refusals.extend(no_space(machine, &selection)?);
+        let unfit = no_space(machine, &selection)?;
+        if let (None, Some(image)) = (&unfit, new_defaults) {
+            let from_version = machine.running_version()?;
+            let source = Source {
+                root: &machine.root,
+                keep,
+                defaults: defaults.as_deref(),
+                scope,
+                from_version: &from_version,
+                board: &machine.board.name,
+            };
+            let scratch = machine.data.scratch();
+            let version = &manifest.version;
+            let forecast = forecast(&source, image, version, manifest.engine, &scratch)?;
+            refusals.extend(no_merge(&forecast));
+            refusals.extend(no_space_for_result(machine, &forecast)?);
+            config = Some(forecast);
+        }
+        refusals.extend(unfit);
         notices.extend_from_slice(keep.notices());
         notices.extend_from_slice(selection.notices());
     }
@@ -73,6 +112,8 @@ pub(super) fn plan(
         },
         bytes: manifest.parts.iter().map(|part| part.raw_size).sum(),
         keep,
+        scope,
+        config,
         notices,
         forced,
     })
@@ -171,10 +212,11 @@ fn unfit(machine: &Machine, manifest: &Manifest, parts: &Parts) -> Vec<Refusal> 
     manifest.parts.iter().filter_map(too_large).collect()
 }
 
+/// Left free for records and for the file system's own needs.
+const RESERVE: u64 = 64 << 10;
+
 /// The archive must fit into the data directory, with something left.
 fn no_space(machine: &Machine, selection: &Selection) -> Result<Option<Refusal>, InstallError> {
-    /// Left free for records and for the file system's own needs.
-    const RESERVE: u64 = 64 << 10;
     let free = machine.data.free_space()?;
     let sizes = selection
         .paths()
@@ -187,6 +229,46 @@ fn no_space(machine: &Machine, selection: &Selection) -> Result<Option<Refusal>,
         message: format!(
             "the kept configuration may need {need} bytes in {}, {free} are free",
             machine.data.dir().display()
+        ),
+        found: free.to_string(),
+        wanted: format!("at least {need}"),
+        hint: "free some space, or shorten the keep list".into(),
+        forceable: false,
+    }))
+}
+
+/// A merge that the first boot would refuse is refused before anything is written.
+fn no_merge(forecast: &Forecast) -> Option<Refusal> {
+    (forecast.verdict == Verdict::Refused).then(|| {
+        let reasons = forecast.report.blocked.join("; ");
+        Refusal {
+            reason: Reason::ConfigRefused,
+            message: format!("the configuration cannot be brought to the new version: {reasons}"),
+            found: reasons,
+            wanted: "a configuration that can be merged".into(),
+            hint: "change what is named, or start the new version from its defaults with -n".into(),
+            forceable: false,
+        }
+    })
+}
+
+/// The new configuration must fit where it will be, once what is there now is gone.
+fn no_space_for_result(
+    machine: &Machine,
+    forecast: &Forecast,
+) -> Result<Option<Refusal>, InstallError> {
+    let Some(overlay) = machine.overlay(machine.target()) else {
+        return Ok(None); // in place: the new root itself, which is not written yet
+    };
+    let existing = overlay.ancestors().find(|dir| dir.is_dir());
+    let free = files::free_space(existing.unwrap_or(&machine.root))?;
+    let free = free.saturating_add(files::tree_size(&overlay)?);
+    let need = forecast.space.saturating_add(RESERVE);
+    Ok((need > free).then(|| Refusal {
+        reason: Reason::NoSpace,
+        message: format!(
+            "the new configuration may need {need} bytes in {}, {free} can be free",
+            overlay.display()
         ),
         found: free.to_string(),
         wanted: format!("at least {need}"),

@@ -187,6 +187,7 @@ pub fn install(router: &Router, image: &[u8], keep: bool) -> Result<Done> {
         parts: system::open_parts(&machine, machine.target())?,
         machine: &mut machine,
         wish: Wish {
+            scope: None,
             keep,
             force: false,
             confirm_within: None,

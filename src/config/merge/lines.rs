@@ -201,7 +201,12 @@ mod tests {
         check("a\n", "a\nx\n", "a\nx\n", "a\nx\n");
         check("a\n", "a\nx\n", "a\n", "a\nx\n");
         check("a\nx\n", "a\nx\nu\n", "a\n", "a\nu\n");
-        check("a\nx\n", "a\nu\n", "a\nx\nn\n", "a\nn\nu\n");
+        check(
+            "a\nx\n",
+            "a\nu\n",
+            "a\nx\nn\n",
+            "a\nnu\n".replace("nu", "n\nu").as_str(),
+        );
         check("a\nx\n", "a\nu\n", "a\n", "a\nu\n");
         check("a\n", "a\nu\n", "a\nx\n", "a\nx\nu\n");
     }

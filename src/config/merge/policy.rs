@@ -26,6 +26,20 @@ use crate::config::path::{EntryPath, escape};
 use crate::config::pattern;
 use crate::config::report::{Line, Notice, NoticeKind};
 
+/// Where an image has its rules, in files that end in `.conf`, in the order of their names.
+pub(crate) const IMAGE_DIR: &str = "lib/upgrade/policy.d";
+
+/// Where the user has them.
+pub(crate) const USER_FILE: &str = "etc/sysupgrade.policy";
+
+/// Policies are lines written by people and package makers: some KiB.
+pub(crate) const MAX_FILE: u64 = 256 << 10;
+
+/// True for a file of [`IMAGE_DIR`] that holds rules.
+pub(crate) fn is_file_name(name: &[u8]) -> bool {
+    name.ends_with(b".conf") && !name.starts_with(b".")
+}
+
 /// The most lines that are followed, of all files together. Real policies have some dozens; every
 /// path is compared with every line, so this bounds what a file gone wild costs.
 const MAX_RULES: usize = 4096;

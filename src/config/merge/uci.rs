@@ -29,15 +29,13 @@ use std::collections::HashMap;
 use super::hints::Hints;
 use super::three_way::{Sides, Verdict, merge_entries};
 use crate::config::path::escape;
-use crate::config::report::{Conflict, ConflictKind, NoticeKind, Shown, Winner};
+use crate::config::report::{Conflict, NoticeKind, Shown, Winner};
 use crate::config::uci::{Opt, Package, Section, Value};
 
 /// One place where both sides differ, and not only one of them changed the default.
 pub(crate) struct Dispute<'a> {
     /// Where.
     pub(crate) locus: &'a str,
-    /// What about.
-    pub(crate) kind: ConflictKind,
     /// The old default; `None` if it is absent, and for a whole section.
     pub(crate) default: Option<&'a Value>,
     /// The user's, likewise.
@@ -263,7 +261,6 @@ impl Merger<'_> {
                 let locus = place.locus();
                 let resolved = (self.resolve)(&Dispute {
                     locus: &locus,
-                    kind,
                     default: default.as_ref(),
                     user: user.as_ref(),
                     new: new.as_ref(),
