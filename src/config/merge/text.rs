@@ -397,7 +397,7 @@ mod tests {
     }
 
     /// The same texts on each run: git and we may slide a change along equal lines differently, in
-    /// some of 10 000 texts with few different lines; these agree.
+    /// about four of 1000 texts that are made of two or three different lines.
     fn runner(cases: u32) -> TestRunner {
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
         TestRunner::new_with_rng(Config::with_cases(cases), rng)
