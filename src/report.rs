@@ -212,16 +212,22 @@ pub enum Event {
 }
 
 /// Makes text from an image, a file or a network peer fit for a terminal and for one line:
-/// control characters become `\u{..}`, long texts are cut after 200 characters.
+/// [`harmless`], and long texts are cut after 200 characters.
 #[must_use]
 pub fn printable(text: &str) -> String {
     const MOST: usize = 200;
-    let mut out = String::new();
-    for (count, c) in text.chars().enumerate() {
-        if count == MOST {
-            out.push('…');
-            break;
-        }
+    match text.char_indices().nth(MOST) {
+        None => harmless(text),
+        Some((end, _)) => harmless(text.get(..end).unwrap_or(text)) + "…",
+    }
+}
+
+/// Makes text fit for a terminal and for one line, however long: control characters, and those that
+/// change the direction of others, become `\u{..}`.
+#[must_use]
+pub fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
         if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
             out.extend(c.escape_unicode());
         } else {
