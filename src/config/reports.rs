@@ -21,36 +21,26 @@ const MAX_REPORT: u64 = 32 << 20;
 /// # Errors
 /// When a report that is there cannot be read. One that makes no sense is none.
 pub fn latest(root: &Path) -> Result<Option<Report>, ConfigError> {
-    let Some(number) = report_numbers(root)?.pop() else {
-        return Ok(None);
-    };
-    let path = report_path(root, number);
-    let bytes = files::read_if_exists(&path, MAX_REPORT)?;
+    match numbers(root)?.pop() {
+        Some(number) => numbered(root, number),
+        None => Ok(None),
+    }
+}
+
+/// The report of that number.
+///
+/// # Errors
+/// As [`latest`].
+pub fn numbered(root: &Path, number: u32) -> Result<Option<Report>, ConfigError> {
+    let bytes = files::read_if_exists(&report_path(root, number), MAX_REPORT)?;
     Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
-/// The number of the next report of a tree.
-pub(super) fn next(root: &Path) -> Result<u32, ConfigError> {
-    let last = report_numbers(root)?.pop();
-    Ok(last.unwrap_or(0).saturating_add(1))
-}
-
-/// Removes the oldest reports.
-pub(super) fn prune(root: &Path) -> Result<(), ConfigError> {
-    let numbers = report_numbers(root)?;
-    let surplus = numbers.len().saturating_sub(KEPT);
-    for number in &numbers[..surplus] {
-        files::remove_durably(&report_path(root, *number))?;
-    }
-    Ok(())
-}
-
-fn report_path(root: &Path, number: u32) -> PathBuf {
-    root.join(REPORTS).join(format!("{number:05}.json"))
-}
-
-/// Numbers of the reports that a tree has, ascending.
-fn report_numbers(root: &Path) -> Result<Vec<u32>, ConfigError> {
+/// The numbers of the reports that a tree has, ascending.
+///
+/// # Errors
+/// When their directory cannot be read.
+pub fn numbers(root: &Path) -> Result<Vec<u32>, ConfigError> {
     let dir = root.join(REPORTS);
     if !files::is_dir(&dir) {
         return Ok(Vec::new());
@@ -61,4 +51,24 @@ fn report_numbers(root: &Path) -> Result<Vec<u32>, ConfigError> {
         .collect();
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// The number of the next report of a tree.
+pub(super) fn next(root: &Path) -> Result<u32, ConfigError> {
+    let last = numbers(root)?.pop();
+    Ok(last.unwrap_or(0).saturating_add(1))
+}
+
+/// Removes the oldest reports.
+pub(super) fn prune(root: &Path) -> Result<(), ConfigError> {
+    let numbers = numbers(root)?;
+    let surplus = numbers.len().saturating_sub(KEPT);
+    for number in &numbers[..surplus] {
+        files::remove_durably(&report_path(root, *number))?;
+    }
+    Ok(())
+}
+
+fn report_path(root: &Path, number: u32) -> PathBuf {
+    root.join(REPORTS).join(format!("{number:05}.json"))
 }
