@@ -122,9 +122,7 @@ impl Mapping {
         if self.forward.contains_key(&from) {
             return false;
         }
-        if let Some(to) = &to
-            && self.original(to).is_none()
-        {
+        if let Some(to) = &to {
             self.back.push((to.clone(), from.clone()));
         }
         self.forward.insert(from, to);

@@ -491,7 +491,7 @@ fn values_that_somebody_else_kept_are_used() {
 }
 
 /// A step that appends its id to a text.
-fn mark(id: &str, seq: i64, more: Json) -> Migration {
+fn mark(id: &str, seq: i64, more: &Json) -> Migration {
     let mut definition = json!({"id": id, "component": "c", "seq": seq, "steps": [
         {"op": "text.ensure_line", "path": "/etc/t", "line": id}]});
     let fields = definition.as_object_mut().unwrap();
@@ -501,7 +501,7 @@ fn mark(id: &str, seq: i64, more: Json) -> Migration {
 
 #[test]
 fn steps_run_in_their_order_and_are_undone_in_the_other() {
-    let [a, b, c] = [("a", 3), ("b", 1), ("c", 2)].map(|(id, seq)| mark(id, seq, json!({})));
+    let [a, b, c] = [("a", 3), ("b", 1), ("c", 2)].map(|(id, seq)| mark(id, seq, &json!({})));
     let mut world = World::new(&[("etc/t", "")]);
     world.to(&[a.clone(), b.clone()]);
     assert_eq!(world.text("etc/t"), "b\na\n");
@@ -524,7 +524,7 @@ fn steps_run_in_their_order_and_are_undone_in_the_other() {
 
 #[test]
 fn what_the_old_release_had_already_counts_as_run_on_a_system_without_a_state() {
-    let step = |since: &str| mark("s", 1, json!({"since": since}));
+    let step = |since: &str| mark("s", 1, &json!({"since": since}));
     for (since, from, assumed) in [
         ("21.02", Some("21.02.7"), true),
         ("21.02", Some("21.02-rc3"), true),
@@ -581,7 +581,7 @@ fn a_step_runs_only_where_its_guards_hold_and_is_asked_again() {
         (json!({"board": ["acme,one"], "package": "other"}), false),
         (json!({"package": "system", "option": option("off")}), false),
     ] {
-        let step = mark("s", 1, json!({"when": when}));
+        let step = mark("s", 1, &json!({"when": when}));
         let system = "config system\n\toption mode 'on'\n";
         let mut world = World::new(&[("etc/t", ""), ("etc/config/system", system)]);
         // Only the user is asked.
@@ -600,8 +600,8 @@ fn a_step_runs_only_where_its_guards_hold_and_is_asked_again() {
 
 #[test]
 fn a_step_without_a_way_back_stops_the_older_image_before_anything_is_changed() {
-    let one_way = mark("one-way", 1, json!({"reversible": false}));
-    let other = mark("other", 2, json!({}));
+    let one_way = mark("one-way", 1, &json!({"reversible": false}));
+    let other = mark("other", 2, &json!({}));
     let mut world = World::new(&[("etc/t", "")]);
     world.to(&[one_way, other.clone()]);
     let before = content(&world.user);
@@ -616,7 +616,7 @@ fn a_step_without_a_way_back_stops_the_older_image_before_anything_is_changed() 
 fn a_way_back_that_was_written_down_is_taken() {
     let back =
         json!([{"op": "text.replace_line", "path": "/etc/t", "match": "s", "replace": "was s"}]);
-    let step = mark("s", 1, json!({"back": back}));
+    let step = mark("s", 1, &json!({"back": back}));
     let mut world = World::new(&[("etc/t", "")]);
     world.to(&[step]);
     world.to(&[]);
@@ -660,6 +660,37 @@ fn what_does_not_fit_into_the_attic_is_named() {
     assert!(world.state.to_json().unwrap().len() < 2000);
     world.to(&[]);
     same_package(&world.text("etc/config/test"), "config a\n\toption y '1'\n");
+}
+
+#[test]
+fn all_that_is_kept_together_is_bounded() {
+    let value = "x".repeat(100 << 10);
+    let options = (0..5).map(|number| format!("\toption o{number} '{value}'\n"));
+    let text = format!("config a\n{}", options.collect::<String>());
+    let delete = (0..5).map(|number| {
+        let option = format!("o{number}");
+        json!({"op": "uci.delete_option", "package": "test", "section": "@a", "option": option})
+    });
+    let mut world = World::new(&[("etc/config/test", &text)]);
+    let reports = world.to(&[step(&delete.collect())]);
+    assert_eq!(reports[0].lost, [path("etc/config/test")]);
+    let kept = world.state.to_json().unwrap().len();
+    assert!((200 << 10..257 << 10).contains(&kept), "{kept}");
+}
+
+#[test]
+fn a_deleted_section_stays_away_where_there_is_another_of_its_name() {
+    let ops = json!([{"op": "uci.delete_section", "package": "test", "section": "@a"}]);
+    let text = "config a 'one'\n\toption x '1'\n\nconfig a 'two'\n\toption x '2'\n";
+    let mut world = World::new(&[("etc/config/test", text)]);
+    world.to(&[step(&ops)]);
+    let now = b"config b 'one'\n".to_vec();
+    world.user.put(&path("etc/config/test"), now, META);
+    world.to(&[]);
+    same_package(
+        &world.text("etc/config/test"),
+        "config b 'one'\n\nconfig a 'two'\n\toption x '2'\n",
+    );
 }
 
 #[test]
