@@ -35,6 +35,9 @@ const WATCHED: [&str; 2] = [ETC, "root"];
 /// What says how to carry the rest is carried itself, whether or not a list names it.
 const ALWAYS: [&str; 2] = [USER_LIST, policy::USER_FILE];
 
+/// Files that travel together.
+const ACCOUNTS: [&str; 3] = ["etc/passwd", "etc/group", "etc/shadow"];
+
 /// So many are named that stay behind; a longer list would not be read.
 const MOST_NAMED: usize = 200;
 
@@ -134,6 +137,8 @@ impl Selection {
             Disposition::Replace => known && is_users(path),
             Disposition::Drop => false,
         };
+        // A pin says that the new image must not replace what the old one had.
+        let is_pinned = |path: &EntryPath| policy.of(path).disposition == Disposition::Keep;
         let mut walk = Walk::new(root, ETC);
         while let Some((path, node)) = walk.next()? {
             let taken = self.paths.contains(&path) || self.directories.contains(&path);
@@ -145,7 +150,7 @@ impl Selection {
                     .push(Notice::new(NoticeKind::SpecialFile, &path));
                 continue;
             };
-            if known && baseline.has(root, &path, &node)? {
+            if known && !is_pinned(&path) && baseline.has(root, &path, &node)? {
                 continue;
             }
             match kind {
@@ -154,12 +159,29 @@ impl Selection {
             }
         }
         self.notices.append(&mut walk.too_deep);
+        self.take_accounts(root)?;
         for shipped in baseline.roots() {
             let mut walk = Walk::new(shipped, ETC);
             while let Some((path, node)) = walk.next()? {
                 if is_leaf(Some(node)) && travels(&path) && tree::node(root, &path)?.is_none() {
                     self.deletions.insert(path);
                     self.check_count()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Accounts are one thing in three files: without the others, one of them has numbers and members
+    /// that mean nothing.
+    fn take_accounts(&mut self, root: &Path) -> Result<(), ConfigError> {
+        let files = ACCOUNTS.iter();
+        let files = files.filter_map(|name| EntryPath::new(name.as_bytes()).ok());
+        let files: Vec<EntryPath> = files.collect();
+        if files.iter().any(|path| self.paths.contains(path)) {
+            for path in files {
+                if is_leaf(tree::node(root, &path)?) {
+                    self.insert(path)?;
                 }
             }
         }
