@@ -407,3 +407,275 @@ pub fn write_out(outcome: &Outcome, out: &Path) -> Result<(), DeskError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::report::{Action, NoticeKind};
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    /// Four directories in a temporary one.
+    struct Desk(tempfile::TempDir);
+
+    impl Desk {
+        fn new() -> Self {
+            let desk = Self(tempfile::tempdir().unwrap());
+            for dir in ["base", "user", "new"] {
+                fs::create_dir(desk.place(dir)).unwrap();
+            }
+            desk
+        }
+
+        fn place(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn write(&self, path: &str, text: &str) {
+            let place = self.place(path);
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            fs::write(place, text).unwrap();
+        }
+
+        fn merge(&self, context: &str) -> Outcome {
+            self.try_merge(context, Storage::Disk).unwrap()
+        }
+
+        fn try_merge(&self, context: &str, storage: Storage) -> Result<Outcome, DeskError> {
+            let [base, user, new] = ["base", "user", "new"].map(|name| self.place(name));
+            let dirs = Dirs {
+                base: &base,
+                user: &user,
+                new: &new,
+            };
+            merge(&dirs, &Context::parse(context.as_bytes())?, storage)
+        }
+    }
+
+    fn path(text: &str) -> EntryPath {
+        EntryPath::new(text.as_bytes()).unwrap()
+    }
+
+    fn action(outcome: &Outcome, of: &str) -> Option<Action> {
+        let mut entries = outcome.merge.entries.iter();
+        let entry = entries.find(|entry| entry.path == path(of));
+        entry.map(|entry| entry.action)
+    }
+
+    #[test]
+    fn a_context_that_makes_no_sense_is_refused_with_its_key() {
+        for (json, words) in [
+            (r#"[]"#, "an object"),
+            (r#"{"scope": "all"}"#, "key `scope`: unknown variant `all`"),
+            (r#"{"declared": "/etc/x"}"#, "key `declared`"),
+            (r#"{"policy": [1]}"#, "key `policy`"),
+            (r#"{"migrations": [{"id": 1}]}"#, "key `migrations`"),
+            (r#"{"direction": "sideways"}"#, "key `direction`"),
+            (r#"{"facts": 1}"#, "key `facts`"),
+            (
+                r#"{"meta": {"olduser": {}}}"#,
+                "key `meta`: unknown variant `olduser`",
+            ),
+            (
+                r#"{"meta": {"user": {"etc/x": {"mod": "0600"}}}}"#,
+                "unknown field `mod`",
+            ),
+            (
+                r#"{"meta": {"user": {"etc/x": {"mode": "0888"}}}}"#,
+                "`0888` is no mode",
+            ),
+            (
+                r#"{"meta": {"user": {"etc/x": {"mode": "+600"}}}}"#,
+                "`+600` is no mode",
+            ),
+            (
+                r#"{"meta": {"user": {"etc/x": {"mode": "17777"}}}}"#,
+                "`17777` is no mode",
+            ),
+            (r#"{"dirs": {"user": ["../x"]}}"#, "path `../x` holds `..`"),
+        ] {
+            let DeskError::Context(error) = Context::parse(json.as_bytes()).unwrap_err() else {
+                panic!("{json}");
+            };
+            assert!(error.to_string().contains(words), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn keys_of_other_programs_are_passed_over() {
+        let context = r#"{"name": "x", "expect": {"exit": 7}, "scopes": 1, "scope": "declared"}"#;
+        let context = Context::parse(context.as_bytes()).unwrap();
+        assert!(matches!(context.scope, ScopeWord::Declared));
+        assert!(matches!(Context::default().scope, ScopeWord::Etc));
+    }
+
+    #[test]
+    fn an_input_that_is_missing_is_not_an_empty_one() {
+        let desk = Desk::new();
+        fs::remove_dir(desk.place("user")).unwrap();
+        let error = desk.try_merge("{}", Storage::Disk).unwrap_err();
+        assert!(matches!(error, DeskError::NoDirectory { .. }), "{error}");
+    }
+
+    #[test]
+    fn permissions_are_those_on_the_disk_or_those_that_the_context_says() {
+        let desk = Desk::new();
+        for name in ["said", "found"] {
+            desk.write(&format!("user/etc/{name}"), "x");
+            let place = desk.place(&format!("user/etc/{name}"));
+            fs::set_permissions(place, fs::Permissions::from_mode(0o640)).unwrap();
+        }
+        let context = r#"{"meta": {"user": {"etc/said": {"mode": "0600", "uid": 7}}}}"#;
+        let mode = |outcome: &Outcome, name: &str| {
+            let entry = outcome.merge.result.get(&path(name));
+            entry.map(|entry| (entry.meta.mode, entry.meta.uid))
+        };
+        let disk = desk.merge(context);
+        assert_eq!(mode(&disk, "etc/said"), Some((0o600, 7)));
+        assert_eq!(mode(&disk, "etc/found").unwrap().0, 0o640);
+        let checkout = desk.try_merge(context, Storage::Checkout).unwrap();
+        assert_eq!(mode(&checkout, "etc/said"), Some((0o600, 7)));
+        assert_eq!(mode(&checkout, "etc/found"), Some((0o644, 0)));
+    }
+
+    #[test]
+    fn a_placeholder_is_one_in_a_checkout_and_a_file_elsewhere() {
+        let desk = Desk::new();
+        desk.write("user/etc/empty/.gitkeep", "");
+        let kept = path("etc/empty/.gitkeep");
+        let disk = desk.merge("{}");
+        assert!(disk.merge.result.get(&kept).is_some());
+        let checkout = desk.try_merge("{}", Storage::Checkout).unwrap();
+        assert!(checkout.merge.result.get(&kept).is_none());
+        let dir = checkout.merge.result.get(&path("etc/empty")).unwrap();
+        assert_eq!(dir.content, Content::Dir);
+    }
+
+    #[test]
+    fn steps_are_those_of_the_context_or_else_of_the_new_image() {
+        let desk = Desk::new();
+        let steps = |to: &str| {
+            format!(
+                r#"[{{"id": "s", "component": "x", "seq": 1, "steps": [
+                    {{"op": "text.replace_line", "path": "/etc/x", "match": "a", "replace": "{to}"}}]}}]"#
+            )
+        };
+        desk.write("user/etc/x", "a\n");
+        let document = format!(r#"{{"format": 1, "steps": {}}}"#, steps("image"));
+        desk.write("new/lib/upgrade/migrations.json", &document);
+        let text = |context: &str| {
+            let bytes = desk.merge(context).merge.result.bytes(&path("etc/x"), 99);
+            String::from_utf8(bytes.unwrap().unwrap()).unwrap()
+        };
+        assert_eq!(text("{}"), "image\n");
+        assert_eq!(
+            text(&format!(r#"{{"migrations": {}}}"#, steps("mine"))),
+            "mine\n"
+        );
+        assert_eq!(text(r#"{"migrations": []}"#), "a\n");
+    }
+
+    #[test]
+    fn the_policy_of_the_context_counts_more_and_its_odd_lines_are_told() {
+        let desk = Desk::new();
+        desk.write("user/etc/x", "mine");
+        desk.write("user/etc/sysupgrade.policy", "/etc/x keep\n");
+        assert_eq!(action(&desk.merge("{}"), "etc/x"), Some(Action::UserAdded));
+        let outcome = desk.merge(r#"{"policy": ["/etc/x drop", "/etc/y hold"]}"#);
+        assert_eq!(action(&outcome, "etc/x"), Some(Action::Dropped));
+        let odd: Vec<_> = outcome.merge.notices.iter().map(|n| n.kind).collect();
+        assert_eq!(odd, [NoticeKind::PolicyLine]);
+    }
+
+    #[test]
+    fn a_result_is_written_whole_with_permissions_links_and_empty_directories() {
+        let desk = Desk::new();
+        desk.write("user/etc/secret", "s");
+        let place = desk.place("user/etc/secret");
+        fs::set_permissions(place, fs::Permissions::from_mode(0o600)).unwrap();
+        symlink("/nowhere", desk.place("user/etc/link")).unwrap();
+        fs::create_dir(desk.place("user/etc/empty")).unwrap();
+        let outcome = desk.merge("{}");
+        let out = desk.place("out");
+        for _ in 0..2 {
+            write_out(&outcome, &out).unwrap();
+            let mode = fs::metadata(out.join("etc/secret")).unwrap().permissions();
+            assert_eq!(mode.mode() & 0o7777, 0o600);
+            let target = fs::read_link(out.join("etc/link")).unwrap();
+            assert_eq!(target, Path::new("/nowhere"));
+            assert_eq!(files::list(&out.join("etc/empty")).unwrap().len(), 0);
+            // ... and into an empty directory.
+            fs::remove_dir_all(&out).unwrap();
+            fs::create_dir(&out).unwrap();
+        }
+        let names = files::list(desk.0.path()).unwrap();
+        assert_eq!(
+            names,
+            ["base", "new", "out", "user"],
+            "nothing is left beside"
+        );
+    }
+
+    #[test]
+    fn a_result_is_not_mixed_with_what_is_there() {
+        let desk = Desk::new();
+        let outcome = desk.merge("{}");
+        desk.write("full/x", "x");
+        desk.write("file", "x");
+        symlink(desk.place("new"), desk.place("link")).unwrap();
+        for name in ["full", "file", "link"] {
+            let error = write_out(&outcome, &desk.place(name)).unwrap_err();
+            assert!(
+                matches!(error, DeskError::Occupied { .. }),
+                "{name}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_of_a_refused_merge() {
+        let desk = Desk::new();
+        for (tree, text) in [("base", "a"), ("user", "b"), ("new", "c")] {
+            desk.write(&format!("{tree}/etc/x"), text);
+        }
+        let outcome = desk.merge(r#"{"policy": ["/etc/x auto conflict=fail"]}"#);
+        assert_eq!(outcome.verdict(), engine::Verdict::Refused);
+        write_out(&outcome, &desk.place("out")).unwrap();
+        assert!(!files::exists(&desk.place("out")));
+    }
+
+    #[test]
+    fn hostile_trees_are_merged_without_leaving_them() {
+        let desk = Desk::new();
+        desk.write("outside/config/network", "config secret 'outside'\n");
+        desk.write("base/etc/config/network", "config x 'y'\n");
+        desk.write("new/etc/config/network", "config x 'z'\n");
+        fs::create_dir(desk.place("user/etc")).unwrap();
+        symlink("../../outside/config", desk.place("user/etc/config")).unwrap();
+        desk.write("user/etc/line\nbreak", "n");
+        desk.write("user/etc/-rf", "d");
+        let deep = "d/".repeat(60);
+        desk.write(&format!("user/etc/{deep}x"), "deep");
+        for number in 0..10_000 {
+            desk.write(&format!("user/etc/many/{number}"), "");
+        }
+        let outcome = desk.merge("{}");
+        let out = desk.place("out");
+        write_out(&outcome, &out).unwrap();
+        // The link is the user's own; what it leads to was neither read nor written.
+        assert_eq!(action(&outcome, "etc/config"), Some(Action::Kept));
+        let deleted = action(&outcome, "etc/config/network");
+        assert_eq!(deleted, Some(Action::StayDeleted));
+        assert!(
+            fs::symlink_metadata(out.join("etc/config"))
+                .unwrap()
+                .is_symlink()
+        );
+        let read = |path: &str| fs::read_to_string(out.join(path)).unwrap();
+        assert_eq!(read("etc/line\nbreak"), "n");
+        assert_eq!(read(&format!("etc/{deep}x")), "deep");
+        assert_eq!(files::list(&out.join("etc/many")).unwrap().len(), 10_000);
+        let outside = fs::read_to_string(desk.place("outside/config/network")).unwrap();
+        assert_eq!(outside, "config secret 'outside'\n");
+    }
+}

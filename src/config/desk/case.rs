@@ -191,8 +191,7 @@ struct Check<'a> {
 impl Check<'_> {
     fn differs(&mut self, place: impl Display, what: &str, expected: &str, found: &str) {
         // Each part is cut by itself, so that one long value does not hide the other.
-        let [place, expected, found] =
-            [&*place.to_string(), expected, found].map(|text| printable(text));
+        let [place, expected, found] = [&*place.to_string(), expected, found].map(printable);
         let line = format!("{place}: {what}: expected {expected}, found {found}");
         self.differences.push(line);
     }
@@ -458,4 +457,201 @@ fn word(kind: Kind) -> &'static str {
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
     part.is_empty() || text.windows(part.len()).any(|window| window == part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    /// A case of one file that both changed, and one link; as it must be.
+    fn case(expect: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (tree, text) in [
+            ("old-default", "1\n"),
+            ("user", "2\n"),
+            ("new-default", "3\n"),
+            ("expected", "2\n"),
+        ] {
+            let etc = dir.path().join(tree).join("etc");
+            fs::create_dir_all(&etc).unwrap();
+            fs::write(etc.join("x"), text).unwrap();
+            symlink("to", etc.join("link")).unwrap();
+            if tree == "new-default" || tree == "expected" {
+                fs::write(etc.join("p"), "config a 'b'\n\toption c 'd'\n").unwrap();
+            }
+        }
+        let json = format!(r#"{{"title": "t", "declared": [], "expect": {expect}}}"#);
+        fs::write(dir.path().join("case.json"), json).unwrap();
+        dir
+    }
+
+    const RIGHT: &str = r#"{"exit": 2, "actions": {"etc/x": "conflict-user", "service:s": "disabled"},
+        "conflicts": [{"path": "etc/x", "kind": "both-changed", "locus": null, "resolved": "user"}],
+        "must_contain": {"etc/x": ["2"]}, "must_not_contain": {"etc/x": ["3"]},
+        "must_not_report": ["hunter2"]}"#;
+
+    fn differences(dir: &Path) -> Vec<String> {
+        run_case(dir).unwrap().differences
+    }
+
+    #[test]
+    fn a_case_that_comes_out_as_expected_has_no_differences() {
+        let dir = case(RIGHT);
+        assert_eq!(differences(dir.path()), [""; 0]);
+        assert_eq!(run_case(dir.path()).unwrap().title, "t");
+    }
+
+    #[test]
+    fn every_expectation_that_is_not_met_is_one_difference() {
+        for (right, wrong, line) in [
+            (
+                "\"exit\": 2",
+                "\"exit\": 0",
+                "verdict: exit: expected 0, found 2",
+            ),
+            (
+                "conflict-user",
+                "merged",
+                "etc/x: action: expected merged, found conflict-user",
+            ),
+            (
+                "service:s\": \"disabled",
+                "service:s\": \"enabled",
+                "service:s: action: expected enabled, found disabled",
+            ),
+            (
+                "must_contain\": {\"etc/x\": [\"2\"]",
+                "must_contain\": {\"etc/x\": [\"9\"]",
+                "etc/x: text: expected `9`, found no `9`",
+            ),
+            (
+                "must_not_contain\": {\"etc/x\": [\"3\"]",
+                "must_not_contain\": {\"etc/x\": [\"2\"]",
+                "etc/x: text: expected no `2`, found `2`",
+            ),
+            (
+                "hunter2",
+                "conflict",
+                "report: secret: expected no word of it, found `conflict`",
+            ),
+            (
+                "\"exit\": 2,",
+                "\"exit\": 2, \"attic\": [\"etc/x\"],",
+                "etc/x: set aside: expected it, found none like it",
+            ),
+            (
+                "\"exit\": 2,",
+                "\"exit\": 2, \"notices\": [{\"path\": \"etc/x\", \"kind\": \"not-kept\"}],",
+                "etc/x (not-kept): notice: expected it, found none like it",
+            ),
+        ] {
+            assert!(RIGHT.contains(right), "{right}");
+            let dir = case(&RIGHT.replacen(right, wrong, 1));
+            assert_eq!(differences(dir.path()), [line], "{wrong}");
+        }
+        let dir = case(&RIGHT.replace("both-changed", "mode"));
+        assert_eq!(
+            differences(dir.path()),
+            [
+                "etc/x (mode, resolved user): conflict: expected it, found none like it",
+                "etc/x (both-changed, resolved user): conflict: expected none like it, found it",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_difference_of_the_trees_is_told() {
+        type Change = fn(&Path);
+        let changes: [(Change, &str); 6] = [
+            (
+                |etc| fs::write(etc.join("x"), "2\n\u{1b}[31m\n").unwrap(),
+                "etc/x: content, line 2: expected `\\u{1b}[31m\\n`, found the end",
+            ),
+            (
+                |etc| fs::remove_file(etc.join("x")).unwrap(),
+                "etc/x: kind: expected nothing, found a file",
+            ),
+            (
+                |etc| fs::write(etc.join("y"), "").unwrap(),
+                "etc/y: kind: expected a file, found nothing",
+            ),
+            (
+                |etc| {
+                    fs::remove_file(etc.join("link")).unwrap();
+                    symlink("from", etc.join("link")).unwrap();
+                },
+                "etc/link: target of the link: expected from, found to",
+            ),
+            (
+                |etc| {
+                    fs::remove_file(etc.join("link")).unwrap();
+                    fs::write(etc.join("link"), "to").unwrap();
+                },
+                "etc/link: kind: expected a file, found a link",
+            ),
+            (
+                |etc| files::set_mode(&etc.join("x"), 0o755).unwrap(),
+                "etc/x: mode and owner: expected 0755 0:0, found 0644 0:0",
+            ),
+        ];
+        for (change, line) in changes {
+            let dir = case(RIGHT);
+            change(&dir.path().join("expected/etc"));
+            assert_eq!(differences(dir.path()), [line]);
+        }
+    }
+
+    #[test]
+    fn packages_are_compared_by_meaning_only_where_the_case_says_so() {
+        let text = "config a b\n  option 'c' \"d\"\n";
+        let by_meaning = RIGHT.replacen('{', r#"{"compare": {"etc/p": "uci"}, "#, 1);
+        for (expect, text, count) in [
+            (RIGHT, text, 1),
+            (&by_meaning, text, 0),
+            (&by_meaning, "config a 'b'\n\toption c 'e'\n", 1),
+            (&by_meaning, "config 'a\n", 1),
+        ] {
+            let dir = case(expect);
+            fs::write(dir.path().join("expected/etc/p"), text).unwrap();
+            assert_eq!(differences(dir.path()).len(), count, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_description_that_makes_no_sense_is_refused() {
+        for (expect, words) in [
+            ("{}", "missing field `exit`"),
+            (r#"{"exit": 0, "attics": []}"#, "unknown field `attics`"),
+            (
+                r#"{"exit": 0, "notices": [{"path": "x", "kind": "odd"}]}"#,
+                "unknown variant `odd`",
+            ),
+        ] {
+            let dir = case(expect);
+            let DeskError::Description(error) = run_case(dir.path()).unwrap_err() else {
+                panic!("{expect}");
+            };
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        assert!(matches!(
+            run_case(Path::new("/nowhere")).unwrap_err(),
+            DeskError::Config(_)
+        ));
+    }
+
+    #[test]
+    fn what_a_refused_merge_would_have_done_counts_only_if_it_is_named() {
+        let json = r#""policy": ["/etc/x auto conflict=fail"], "expect""#;
+        let refused = |expect: &str| {
+            let dir = case(expect);
+            let place = dir.path().join("case.json");
+            let text = fs::read_to_string(&place).unwrap();
+            fs::write(&place, text.replacen(r#""expect""#, json, 1)).unwrap();
+            differences(dir.path())
+        };
+        assert_eq!(refused(r#"{"exit": 3}"#), [""; 0]);
+        assert_eq!(refused(r#"{"exit": 3, "conflicts": []}"#).len(), 1);
+    }
 }
