@@ -8,7 +8,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
 use sysupgrade_rs::config::desk::case::run_case;
+use sysupgrade_rs::config::desk::{self, Context, Dirs, Storage};
+use sysupgrade_rs::config::{Entry, EntryPath};
 
 /// Cases of things that are not built; each fails, with these words.
 const NOT_BUILT: [(&str, &str); 1] = [(
@@ -52,7 +55,55 @@ fn at_the_desk(set_name: &str, test: &str) {
     );
 }
 
-/// A test of `$check` for each case of a set, and one that no case was left out.
+/// What comes of a case with these steps: every path with what stands there.
+fn result(dir: &Path, case: &Value) -> Vec<(EntryPath, Entry)> {
+    let [base, user, new] = ["old-default", "user", "new-default"].map(|name| dir.join(name));
+    let dirs = Dirs {
+        base: &base,
+        user: &user,
+        new: &new,
+    };
+    let context = Context::parse(case.to_string().as_bytes()).expect("a context");
+    let outcome = desk::merge(&dirs, &context, Storage::Checkout).expect("an outcome");
+    let entries = outcome.merge.result.iter();
+    entries
+        .map(|(path, entry)| (path.clone(), entry.clone()))
+        .collect()
+}
+
+#[test]
+fn each_step_of_each_case_taken_twice_is_taken_once() {
+    let mut count = 0;
+    for set_name in ["vectors/config", "cases"] {
+        for entry in fs::read_dir(set(set_name)).expect("the set") {
+            let dir = entry.expect("an entry").path();
+            let text = fs::read_to_string(dir.join("case.json")).expect("a case");
+            let mut case: Value = serde_json::from_str(&text).expect("json");
+            let Some(steps) = case["migrations"].as_array().cloned() else {
+                continue;
+            };
+            if NOT_BUILT.iter().any(|(name, _)| dir.ends_with(name)) {
+                continue;
+            }
+            let once = result(&dir, &case);
+            let twice = steps.into_iter().flat_map(|mut step| {
+                let seq = step["seq"].as_i64().expect("a number");
+                step["seq"] = json!(2 * seq);
+                let mut again = step.clone();
+                let id = step["id"].as_str().expect("a name");
+                again["id"] = json!(format!("{id}-again"));
+                again["seq"] = json!(2 * seq + 1);
+                [step, again]
+            });
+            case["migrations"] = twice.collect();
+            assert_eq!(result(&dir, &case), once, "{}", dir.display());
+            count += 1;
+        }
+    }
+    assert!(count > 15, "{count} cases with steps are too few");
+}
+
+/// A test for each case of a set, and one that no case was left out.
 macro_rules! cases {
     ($set:literal: $($case:ident)*) => {
         $(#[test] fn $case() { super::at_the_desk($set, stringify!($case)); })*
