@@ -115,17 +115,19 @@ fn parent_of(path: &Path) -> &Path {
     }
 }
 
-/// The name under which what will stand at `path` is made: `.NAME.new` in the same directory. Of a
-/// name so long that this would be none, only the begin is used.
+/// The name under which what will stand at `path` is made: `.NAME.sysupgrade-new` in the same
+/// directory, which nobody else calls a file of his. Of a name so long that this would be none, only
+/// the begin is used.
 #[must_use]
 pub fn temporary_beside(path: &Path) -> PathBuf {
     /// The longest name of most file systems is 255 bytes.
-    const MOST: usize = 255 - ".".len() - ".new".len();
+    const MOST: usize = 255 - ".".len() - ENDING.len();
+    const ENDING: &str = ".sysupgrade-new";
     let name = path.file_name().unwrap_or_default().as_bytes();
     let begin = name.get(..MOST).unwrap_or(name);
     let mut temporary = OsString::from(".");
     temporary.push(OsStr::from_bytes(begin));
-    temporary.push(".new");
+    temporary.push(ENDING);
     path.with_file_name(temporary)
 }
 
@@ -143,7 +145,7 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Opens the temporary file, `.NAME.new` in the same directory, with these permission bits.
+    /// Opens the temporary file, in the same directory, with these permission bits.
     ///
     /// # Errors
     /// When it cannot be created.
@@ -156,7 +158,7 @@ impl NewFile {
     }
 
     /// Opens the file right under its name, which must be free: for a tree that nobody looks at
-    /// before it is whole. No other name of the tree is touched, `.NAME.new` in particular.
+    /// before it is whole.
     ///
     /// # Errors
     /// When the name is taken, or the file cannot be created.

@@ -37,7 +37,7 @@ pub enum FirstBoot {
     /// The slot is on trial and its configuration was brought over before.
     AlreadyDone,
     /// The configuration was brought over.
-    Applied(Report),
+    Applied(Box<Report>),
     /// The slot starts from its own defaults, as asked for.
     Defaults,
 }
@@ -147,7 +147,7 @@ fn bring_over(machine: &Machine, installed: &Installed) -> Result<FirstBoot, Con
     Ok(if report.already_done {
         FirstBoot::AlreadyDone
     } else {
-        FirstBoot::Applied(report)
+        FirstBoot::Applied(Box::new(report))
     })
 }
 

@@ -209,7 +209,7 @@ impl Answer {
                 let human = format!("the configuration was brought over: {}", summary(report));
                 return Self::new(
                     human,
-                    json!({ "first_boot": "applied", "report": to_value(report) }),
+                    json!({ "first_boot": "applied", "report": to_value(&**report) }),
                 );
             }
         };

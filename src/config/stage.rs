@@ -90,7 +90,8 @@ impl Stage {
             }
             Content::File { size, sha256 } => {
                 let mut content = Hashing::new(&mut *source.content);
-                let mut new = begin(&place, entry.meta)?;
+                let mut new = NewFile::create_directly(&place, entry.meta.mode)?;
+                give_away(&new, entry.meta)?;
                 copy(&mut content, source.path, &mut new, &place)?;
                 let (_, found_size, found_sha256) = content.finish();
                 if (found_size, found_sha256) != (*size, *sha256) {
@@ -106,13 +107,19 @@ impl Stage {
     }
 }
 
-/// Begins a file that already belongs to its owner.
+/// Begins a file of a living tree; when it gets its name it belongs to its owner.
 pub(super) fn begin(place: &Path, meta: Meta) -> Result<NewFile, ConfigError> {
     let file = NewFile::create(place, meta.mode)?;
+    give_away(&file, meta)?;
+    Ok(file)
+}
+
+/// Gives a file to its owner while nobody sees it yet.
+fn give_away(file: &NewFile, meta: Meta) -> Result<(), ConfigError> {
     if may_give_away() {
         file.set_owner(meta.uid, meta.gid)?;
     }
-    Ok(file)
+    Ok(())
 }
 
 /// Gives a link or directory to its owner.

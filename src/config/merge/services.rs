@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     fn names(text: &str) -> BTreeSet<Name> {
-        text.split_whitespace().map(|name| name.into()).collect()
+        text.split_whitespace().map(Into::into).collect()
     }
 
     fn links(text: &str) -> Links {

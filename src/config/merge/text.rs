@@ -432,7 +432,7 @@ mod tests {
         fn no_bytes_are_too_odd(
             [base, user, new] in prop::array::uniform3("[ab\n\u{ff}]{0,12}")
         ) {
-            let [base, user, new] = [&base, &user, &new].map(|text| text.as_bytes());
+            let [base, user, new] = [&base, &user, &new].map(String::as_bytes);
             let merged = merge(base, user, new);
             prop_assert_eq!(&merged, &merge(base, new, user), "whose turn it is must not matter");
             let _ = unified(base, user, "a", "b");
