@@ -17,6 +17,7 @@
 mod accounts;
 pub mod apply;
 pub mod archive;
+pub mod attic;
 pub mod baseline;
 mod build;
 pub mod bundle;
@@ -119,6 +120,14 @@ pub enum ConfigError {
     /// The image's steps, or the record of those that were taken.
     #[error(transparent)]
     Steps(#[from] steps::StepError),
+    /// What somebody typed cannot be a path.
+    #[error("`{text}` {problem}")]
+    NotAPath {
+        /// As typed, escaped.
+        text: String,
+        /// Why not.
+        problem: &'static str,
+    },
     /// A file became shorter while it was read into the archive.
     #[error("`{path}` changed while it was read; try again")]
     Changed {

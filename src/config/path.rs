@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::ConfigError;
+
 /// The longest name in bytes: Linux takes no longer path in one call.
 const MAX_LEN: usize = 4095;
 
@@ -76,6 +78,17 @@ impl EntryPath {
             (depth, _) if depth > MAX_DEPTH => Err(NotAPath::TooDeep),
             _ => Ok(Self(clean.into())),
         }
+    }
+
+    /// Reads a path as an owner types it: from the root, whether it begins with a slash or not.
+    ///
+    /// # Errors
+    /// When it cannot be a path.
+    pub(super) fn typed(text: &[u8]) -> Result<Self, ConfigError> {
+        Self::new(text).map_err(|why| ConfigError::NotAPath {
+            text: escape(text),
+            problem: why.problem(),
+        })
     }
 
     /// This entry of a directory, or nothing if that is too long or deep.
