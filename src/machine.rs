@@ -95,10 +95,7 @@ impl Machine {
     /// file says, or the first of the usual places that has them.
     #[must_use]
     pub fn defaults(&self) -> Option<PathBuf> {
-        match &self.board.config.defaults {
-            Some(path) => Some(self.at(path)),
-            None => find_defaults(&self.root),
-        }
+        defaults(&self.root, &self.board)
     }
 
     /// What is recorded of a slot.
@@ -195,6 +192,16 @@ impl Machine {
             }
             .into()),
         }
+    }
+}
+
+/// The files of the system at `root` as they were shipped: where the board file says, else in one of
+/// the usual places.
+#[must_use]
+pub fn defaults(root: &Path, board: &Board) -> Option<PathBuf> {
+    match &board.config.defaults {
+        Some(path) => Some(below(root, path)),
+        None => find_defaults(root),
     }
 }
 

@@ -12,7 +12,7 @@
 
 pub(crate) mod accounts;
 mod content;
-mod hints;
+pub(super) mod hints;
 mod lines;
 pub(crate) mod policy;
 pub mod resolve;

@@ -214,7 +214,6 @@ fn changed_lines(base: &[u8], side: &[u8]) -> usize {
 
 /// The difference between two texts, for people: a unified diff. Bytes that are not UTF-8 are shown
 /// as `\xHH`. Of two texts with too many differences only that they differ is told.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the command line"))]
 pub(crate) fn unified(from: &[u8], to: &[u8], from_name: &str, to_name: &str) -> String {
     if from == to {
         return String::new();
