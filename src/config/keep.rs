@@ -92,6 +92,11 @@ impl KeepList {
         self.directories.iter()
     }
 
+    /// True if this path is kept, or if it is a word of a list.
+    pub(super) fn is_named(&self, path: &EntryPath) -> bool {
+        self.entries.contains(path) || self.directories.contains(path) || self.words.contains(path)
+    }
+
     /// Oddities of the lists.
     #[must_use]
     pub fn notices(&self) -> &[Notice] {
@@ -422,6 +427,27 @@ fn words(line: &[u8]) -> (Vec<(Vec<u8>, bool)>, Vec<NoticeKind>) {
         }
         rest = tail;
     }
+}
+
+/// True if a word of a list names something.
+pub(super) fn names_something(root: &Path, word: &EntryPath) -> Result<bool, ConfigError> {
+    for path in expand(root, word)? {
+        if tree::node(root, &path)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The words of the user's own list.
+pub(super) fn own_words(root: &Path) -> Result<BTreeSet<EntryPath>, ConfigError> {
+    let mut found = BTreeSet::new();
+    for (line, _) in list_lines(root, USER_LIST, &mut Vec::new())? {
+        let words = words(&line).0.into_iter();
+        let stated = words.filter(|(_, in_comment)| !in_comment);
+        found.extend(stated.filter_map(|(word, _)| EntryPath::new(&word).ok()));
+    }
+    Ok(found)
 }
 
 type Lines = Vec<(Vec<u8>, Line)>;
