@@ -55,7 +55,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    fn new(human: impl Into<String>, machine: Value) -> Self {
+    pub(super) fn new(human: impl Into<String>, machine: Value) -> Self {
         Self {
             code: ExitCode::Done,
             human: human.into(),
@@ -72,6 +72,18 @@ impl Answer {
         }
     }
 
+    /// The command did what was asked, but this is to be told by its exit code.
+    pub(super) fn coded(mut self, code: ExitCode) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// The work was the answer.
+    pub(super) fn aside(mut self) -> Self {
+        self.aside = true;
+        self
+    }
+
     /// A reboot is to follow.
     pub(super) fn then(mut self, reboot: Option<Duration>) -> Self {
         self.reboot = reboot;
@@ -82,7 +94,8 @@ impl Answer {
         if settings.json {
             let mut document = self.machine.clone();
             if let Value::Object(fields) = &mut document {
-                fields.insert("ok".into(), true.into());
+                let ok = matches!(self.code, ExitCode::Done | ExitCode::NeedsReview);
+                fields.insert("ok".into(), ok.into());
                 fields.insert("exit".into(), (self.code as u8).into());
                 fields.insert("rebooting".into(), self.reboot.is_some().into());
             }
@@ -286,12 +299,14 @@ impl Answer {
         for notice in &summary.notices {
             complain(&printable(&notice.to_string()));
         }
-        let mut answer = Self::new(
+        let answer = Self::new(
             format!("{} files saved", summary.files),
             json!({ "files": summary.files }),
         );
-        answer.aside = matches!(to, Place::Standard);
-        answer
+        match to {
+            Place::Standard => answer.aside(),
+            Place::File(_) => answer,
+        }
     }
 
     pub(super) fn restored(restored: &Restored) -> Self {
@@ -324,7 +339,7 @@ fn entry_line(entry: &Entry) -> String {
 }
 
 /// Our own types: maps with text keys and nothing that JSON cannot say.
-fn to_value<T: Serialize + ?Sized>(value: &T) -> Value {
+pub(super) fn to_value<T: Serialize + ?Sized>(value: &T) -> Value {
     serde_json::to_value(value).unwrap_or(Value::Null)
 }
 
@@ -336,7 +351,8 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn new(code: ExitCode, error: &dyn std::error::Error) -> Self {
+    /// With all of the error's causes.
+    pub(super) fn new(code: ExitCode, error: &dyn std::error::Error) -> Self {
         Self {
             code,
             message: describe(error),
@@ -344,22 +360,24 @@ impl Failure {
         }
     }
 
-    /// A signal while waiting for the reboot.
-    pub(super) fn reboot_stopped() -> Self {
+    /// Without a cause that the library would name.
+    pub(super) fn plain(code: ExitCode, message: &str) -> Self {
         Self {
-            code: ExitCode::Failed,
-            message: "stopped before the reboot; what boots next is not changed by that".to_owned(),
+            code,
+            message: message.to_owned(),
             refusals: Vec::new(),
         }
     }
 
+    /// A signal while waiting for the reboot.
+    pub(super) fn reboot_stopped() -> Self {
+        let message = "stopped before the reboot; what boots next is not changed by that";
+        Self::plain(ExitCode::Failed, message)
+    }
+
     /// Something of the operating system that is expected to work.
     pub(super) fn doing(what: &str, error: &io::Error) -> Self {
-        Self {
-            code: ExitCode::Failed,
-            message: format!("cannot {what}: {error}"),
-            refusals: Vec::new(),
-        }
+        Self::plain(ExitCode::Failed, &format!("cannot {what}: {error}"))
     }
 
     pub(super) fn print(self, settings: &Settings) -> ExitCode {
@@ -451,7 +469,11 @@ impl From<FirstBootError> for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self::new(ExitCode::ConfigRefused, &error)
+        let code = match error {
+            ConfigError::NotAPath { .. } => ExitCode::Usage,
+            _ => ExitCode::ConfigRefused,
+        };
+        Self::new(code, &error)
     }
 }
 

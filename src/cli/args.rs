@@ -5,6 +5,8 @@
 //! contradiction can be expressed; what does not go together is refused, never ignored. Both are
 //! pure: [`parse`] looks at nothing but its arguments.
 
+mod config;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +16,10 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use thiserror::Error;
 
 use crate::board::parse_duration;
+use crate::config::bundle::Scope;
 use crate::report::{ExitCode, printable};
+use config::ConfigWord;
+pub use config::{ConfigCommand, Merge};
 
 /// What the run is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +53,8 @@ pub enum Command {
     Backup {
         /// Where to; standard output for `-`.
         to: Place,
+        /// As in [`Choices`].
+        scope: Option<Scope>,
     },
     /// Unpack an archive of kept files over the running system.
     Restore {
@@ -78,6 +85,8 @@ pub enum Command {
     Doctor,
     /// List past upgrades.
     History,
+    /// Something about configuration alone.
+    Config(ConfigCommand),
 }
 
 /// What the owner decided about one upgrade.
@@ -87,6 +96,8 @@ pub struct Choices {
     pub keep_config: bool,
     /// Refusals that may be overridden are.
     pub force: bool,
+    /// What is carried; as the board file says if not given.
+    pub scope: Option<Scope>,
 }
 
 /// What follows when the next boot is another slot's.
@@ -226,6 +237,10 @@ struct FormWords {
     /// List them, one a line
     #[arg(short = 'l', long, help_heading = BACKUP)]
     list_backup: bool,
+
+    /// Keep what is declared, or etc: changed /etc too
+    #[arg(long, value_name = "WHAT", value_parser = scope, help_heading = BACKUP)]
+    scope: Option<Scope>,
 }
 
 const UPGRADE: &str = "Upgrade";
@@ -308,6 +323,9 @@ enum CommandWord {
         image: OsString,
         #[command(flatten)]
         upgrade: UpgradeWords,
+        /// Keep what is declared, or etc: changed /etc too
+        #[arg(long, value_name = "WHAT", value_parser = scope, help_heading = BACKUP)]
+        scope: Option<Scope>,
     },
     /// Finish an upgrade; run by the new system on its first boot
     FirstBoot,
@@ -329,6 +347,11 @@ enum CommandWord {
     Doctor,
     /// List past upgrades
     History,
+    /// Look at the configuration and at what upgrades do to it
+    Config {
+        #[command(subcommand)]
+        word: ConfigWord,
+    },
 }
 
 /// What stands below the options: every exit code, and examples.
@@ -341,12 +364,21 @@ fn after_help() -> String {
         "
 Examples:
   sysupgrade-rs plan image.bin            what would happen
+  sysupgrade-rs config diff               what is not as it was shipped
   sysupgrade-rs image.bin                 upgrade, keep configuration, reboot
   wget -O- URL | sysupgrade-rs -n -       upgrade from a stream, start afresh
   sysupgrade-rs confirm                   the new system is good
   sysupgrade-rs rollback                  it is not",
     );
     text
+}
+
+fn scope(text: &str) -> Result<Scope, &'static str> {
+    match text {
+        "declared" => Ok(Scope::Declared),
+        "etc" => Ok(Scope::Etc),
+        _ => Err("neither declared nor etc"),
+    }
 }
 
 fn time(text: &str) -> Result<Duration, &'static str> {
@@ -380,11 +412,14 @@ impl Words {
             None => self.form.meaning()?,
         };
         let settings = self.general.settings();
-        let to_stdout = Command::Backup {
-            to: Place::Standard,
+        let to_stdout = match &command {
+            Command::Backup { to, .. } | Command::Config(ConfigCommand::AtticGet { to, .. }) => {
+                Some(to)
+            }
+            _ => None,
         };
-        if settings.json && command == to_stdout {
-            return usage("--json and an archive cannot share standard output");
+        if settings.json && to_stdout == Some(&Place::Standard) {
+            return usage("--json and the content of a file cannot share standard output");
         }
         Ok((settings, command))
     }
@@ -405,7 +440,7 @@ impl FormWords {
         ) {
             (Some(image), None, None, false) => {
                 let image = image_word(image)?;
-                let choices = self.upgrade.choices();
+                let choices = self.upgrade.choices(self.scope);
                 let reboot = self.upgrade.reboot.meaning()?;
                 let confirm_within = self.upgrade.confirm_within;
                 if self.test {
@@ -418,7 +453,13 @@ impl FormWords {
                     confirm_within,
                 })
             }
-            (None, Some(file), None, false) => Ok(Command::Backup { to: place(file)? }),
+            (None, Some(file), None, false) => Ok(Command::Backup {
+                to: place(file)?,
+                scope: self.scope,
+            }),
+            (None, None, _, _) if self.scope.is_some() => {
+                usage("--scope needs an IMAGE or --create-backup")
+            }
             (None, None, Some(file), false) => Ok(Command::Restore { from: place(file)? }),
             (None, None, None, true) => Ok(Command::List),
             (None, None, None, false) => usage("no IMAGE and no command"),
@@ -453,6 +494,7 @@ impl FormWords {
             (self.create_backup.is_some(), "--create-backup"),
             (self.restore_backup.is_some(), "--restore-backup"),
             (self.list_backup, "--list-backup"),
+            (self.scope.is_some(), "--scope"),
         ];
         let other = other
             .into_iter()
@@ -465,11 +507,15 @@ impl CommandWord {
     fn meaning(self) -> Result<Command, NoCommand> {
         Ok(match self {
             Self::Status => Command::Status,
-            Self::Plan { image, upgrade } => {
+            Self::Plan {
+                image,
+                upgrade,
+                scope,
+            } => {
                 upgrade.reboot.meaning()?;
                 Command::Plan {
                     image: image_word(image)?,
-                    choices: upgrade.choices(),
+                    choices: upgrade.choices(scope),
                 }
             }
             Self::FirstBoot => Command::FirstBoot,
@@ -483,15 +529,17 @@ impl CommandWord {
             },
             Self::Doctor => Command::Doctor,
             Self::History => Command::History,
+            Self::Config { word } => Command::Config(word.meaning()?),
         })
     }
 }
 
 impl UpgradeWords {
-    fn choices(&self) -> Choices {
+    fn choices(&self, scope: Option<Scope>) -> Choices {
         Choices {
             keep_config: !self.no_config,
             force: self.force,
+            scope,
         }
     }
 }
@@ -533,9 +581,16 @@ fn image_word(word: OsString) -> Result<OsString, NoCommand> {
     Ok(word)
 }
 
+fn path_word(word: OsString) -> Result<OsString, NoCommand> {
+    if word.is_empty() {
+        return usage("PATH is empty");
+    }
+    Ok(word)
+}
+
 fn place(word: OsString) -> Result<Place, NoCommand> {
     match word.to_str() {
-        Some("") => usage("the name of the archive is empty"),
+        Some("") => usage("the name of the file is empty"),
         Some("-") => Ok(Place::Standard),
         _ => Ok(Place::File(word.into())),
     }
@@ -545,19 +600,19 @@ fn place(word: OsString) -> Result<Place, NoCommand> {
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<(Settings, Command), NoCommand> {
+    pub(super) fn parsed(line: &str) -> Result<(Settings, Command), NoCommand> {
         let words = std::iter::once("sysupgrade-rs").chain(line.split_whitespace());
         parse(words.map(OsString::from))
     }
 
-    fn command(line: &str) -> Command {
+    pub(super) fn command(line: &str) -> Command {
         match parsed(line) {
             Ok((_, command)) => command,
             Err(error) => panic!("{line}: {error}"),
         }
     }
 
-    fn problem(line: &str) -> String {
+    pub(super) fn problem(line: &str) -> String {
         match parsed(line) {
             Err(NoCommand::Usage(problem)) => problem,
             other => panic!("{line}: {other:?}"),
@@ -567,6 +622,7 @@ mod tests {
     const PLAIN: Choices = Choices {
         keep_config: true,
         force: false,
+        scope: None,
     };
 
     #[test]
@@ -587,6 +643,7 @@ mod tests {
             choices: Choices {
                 keep_config: false,
                 force: true,
+                scope: None,
             },
             reboot: Reboot::After(Duration::from_secs(5)),
             confirm_within: Some(Duration::from_secs(600)),
@@ -639,6 +696,7 @@ mod tests {
                 "-b -",
                 Command::Backup {
                     to: Place::Standard,
+                    scope: None,
                 },
             ),
             (
@@ -704,6 +762,9 @@ mod tests {
             ("-d 3 --no-reboot i", "contradict each other"),
             ("plan -d 3 --no-reboot i", "contradict each other"),
             ("--json -b -", "cannot share standard output"),
+            ("-l --scope etc", "--scope needs an IMAGE"),
+            ("-r f --scope etc", "--scope needs an IMAGE"),
+            ("--scope etc status", "--scope before a command"),
         ] {
             let found = problem(line);
             assert!(found.contains(expected), "{line}: {found}");
@@ -724,8 +785,27 @@ mod tests {
     }
 
     #[test]
+    fn the_scope_is_a_word_of_upgrades_plans_and_backups() {
+        for line in ["--scope etc i", "plan --scope=etc i", "-T i --scope etc"] {
+            let choices = match command(line) {
+                Command::Install { choices, .. }
+                | Command::Test { choices, .. }
+                | Command::Plan { choices, .. } => choices,
+                other => panic!("{line}: {other:?}"),
+            };
+            assert_eq!(choices.scope, Some(Scope::Etc), "{line}");
+        }
+        let expected = Command::Backup {
+            to: Place::File("f".into()),
+            scope: Some(Scope::Declared),
+        };
+        assert_eq!(command("-b f --scope declared"), expected);
+    }
+
+    #[test]
     fn values_that_make_no_sense_are_refused() {
         for line in [
+            "--scope all i",
             "-d soon i",
             "-d -1 i",
             "--confirm-within 0 i",
@@ -749,6 +829,20 @@ mod tests {
 
     #[test]
     fn help_names_every_command_option_and_exit_code_and_fits_80_columns() {
+        for line in [
+            "plan --help",
+            "config --help",
+            "config diff --help",
+            "config keep --help",
+            "config attic get --help",
+        ] {
+            let Err(NoCommand::Answer(help)) = parsed(line) else {
+                panic!("no help: {line}");
+            };
+            for row in help.lines() {
+                assert!(row.chars().count() <= 80, "{line}: {row}");
+            }
+        }
         for line in ["--help", "-h"] {
             let Err(NoCommand::Answer(help)) = parsed(line) else {
                 panic!("no help");
@@ -763,6 +857,8 @@ mod tests {
                 "--progress",
                 "first-boot",
                 "guard",
+                "config",
+                "--scope",
             ] {
                 assert!(help.contains(word), "{word} is missing");
             }

@@ -7,7 +7,10 @@
 
 mod answer;
 pub mod args;
+mod config;
+mod paint;
 pub mod progress;
+mod report;
 pub mod source;
 
 use std::ffi::OsStr;
@@ -83,7 +86,7 @@ impl Session<'_> {
             } => self.install(&image, wish(choices, confirm_within), reboot),
             Command::Test { image, choices } => self.test(&image, wish(choices, None)),
             Command::Plan { image, choices } => self.plan(&image, wish(choices, None)),
-            Command::Backup { to } => self.backup(&to),
+            Command::Backup { to, scope } => self.backup(&to, scope),
             Command::Restore { from } => self.restore(&from),
             Command::List => Ok(Answer::kept(&KeepList::read(&self.root)?)),
             Command::Status => Ok(Answer::status(&status::status(&mut self.machine()?)?)),
@@ -100,6 +103,7 @@ impl Session<'_> {
                 self.settings.board.as_deref(),
             ))),
             Command::History => Ok(Answer::history(&self.machine()?.data.history()?)),
+            Command::Config(command) => self.config(command),
         }
     }
 
@@ -234,16 +238,17 @@ impl Session<'_> {
         Ok(Answer::confirmed(&machine, false))
     }
 
-    fn backup(&self, to: &Place) -> Result<Answer, Failure> {
+    fn backup(&self, to: &Place, scope: Option<Scope>) -> Result<Answer, Failure> {
         let machine = self.machine().ok(); // a backup needs no slots
         let defaults = machine.as_ref().and_then(Machine::defaults);
         let version = machine.as_ref().map(Machine::running_version).transpose()?;
+        let usual = machine.as_ref().map(|machine| machine.board.config.scope);
         let keep = KeepList::read(&self.root)?;
         let source = archive::Source {
             root: &self.root,
             keep: &keep,
             defaults: defaults.as_deref(),
-            scope: Scope::Declared,
+            scope: scope.or(usual).unwrap_or(Scope::Declared),
             from_version: version.as_deref().unwrap_or_default(),
             board: machine.as_ref().map_or("", |machine| &machine.board.name),
         };
@@ -279,7 +284,7 @@ fn wish(choices: Choices, confirm_within: Option<Duration>) -> Wish {
     Wish {
         keep: choices.keep_config,
         force: choices.force,
-        scope: None,
+        scope: choices.scope,
         confirm_within,
     }
 }

@@ -477,7 +477,7 @@ pub struct Report {
 impl Report {
     /// Tells of an outcome.
     #[must_use]
-    pub(super) fn of(outcome: &Outcome, from: &str, to: &str) -> Self {
+    pub fn of(outcome: &Outcome, from: &str, to: &str) -> Self {
         let merge = &outcome.merge;
         let mut summary = BTreeMap::new();
         for entry in &merge.entries {
