@@ -181,6 +181,7 @@ mod further {
         account_group_id_taken
         account_id_taken
         account_password_fields
+        accounts_members
         accounts_without_root_refused
         empty_directories
         lines_record_set
@@ -198,33 +199,48 @@ mod further {
         policy_of_image_and_user
         policy_ondelete_restore
         policy_replace
+        scope_declared_patterns
         scope_etc_outside
         services_by_name
         set_id_only_from_image
+        steps_backward_rename
         steps_backward_with_attic
         steps_broken_package
         steps_file_moves
         steps_for_other_boards
         steps_lines
         steps_map_shapes
+        steps_move_and_default
         steps_one_way_refused
         steps_rename_keeps_target
+        steps_rename_package
         steps_since_counts_as_taken
         text_add_add
+        text_ends_and_carriage_returns
+        text_that_is_code
+        text_touching_edits
         type_image_directory_for_file
         type_image_file_for_directory
         type_image_file_for_untouched_directory
         type_user_directory_for_file
         uci_add_add_sections
+        uci_both_deleted_and_same_change
+        uci_broken_new_default
         uci_comment_is_a_change
         uci_empty_option_is_absent
         uci_key_alternatives
         uci_list_key
         uci_names_with_a_dot
+        uci_option_changed_and_dropped
         uci_order
         uci_order_user
         uci_renamed_rule
         uci_scalar_against_list
+        uci_secret_disputed
         uci_section_dropped_by_image
+        uci_similar_sections
+        uci_single_section
+        uci_type_of_a_section
+        uci_whole_package_deleted
     }
 }
