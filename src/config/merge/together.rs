@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::accounts::{self, Accounts, Database};
 use super::content::Contents;
-use super::policy::{self, Disposition, Merger};
+use super::policy::{self, Disposition, Merger, Rule};
 use super::resolve::Seen;
 use super::services::{self, Links, Origin, Script};
 use super::table::Row;
@@ -27,6 +27,32 @@ const ACCOUNT_FILES: [(Database, &str, Merger); 3] = [
     (Database::Group, GROUP, Merger::Group),
     (Database::Shadow, "etc/shadow", Merger::Shadow),
 ];
+
+/// One of them in its three versions.
+struct AccountFile {
+    database: Database,
+    path: EntryPath,
+    merger: Merger,
+    rule: Rule,
+    base: Option<Vec<u8>>,
+    user: Option<Vec<u8>>,
+    new: Option<Vec<u8>>,
+    /// Its result counts.
+    is_merged: bool,
+}
+
+/// One version of all three.
+fn version(files: &[AccountFile], text: fn(&AccountFile) -> &Option<Vec<u8>>) -> Accounts<'_> {
+    let of = |database| {
+        let file = files.iter().find(|file| file.database == database)?;
+        text(file).as_deref()
+    };
+    Accounts {
+        passwd: of(Database::Passwd),
+        group: of(Database::Group),
+        shadow: of(Database::Shadow),
+    }
+}
 
 impl Merging<'_> {
     /// What the owners of the user's files are called, turned into the numbers that these names have
@@ -53,49 +79,26 @@ impl Merging<'_> {
         Ok(names.numbers(&result(&passwd)?, &result(&group)?))
     }
 
-    /// passwd, group and shadow, all at once: what becomes of one depends on the others. A file that
-    /// only one side has left is decided like any other; the others are merged as if nobody had
-    /// touched it.
+    /// passwd, group and shadow, all at once: what becomes of one depends on the others.
     pub(super) fn accounts(&mut self) -> Result<(), ConfigError> {
-        let Versions { base, user, new } = self.versions;
-        let mut texts = [const { [const { None }; 3] }; 3];
-        let mut merged = [const { None }; 3];
-        for (index, (database, name, merger)) in ACCOUNT_FILES.into_iter().enumerate() {
-            let Ok(path) = EntryPath::new(name.as_bytes()) else {
-                continue;
-            };
-            let rule = self.rules.policy.of(&path);
-            let text = |tree: &Tree| tree.bytes(&path, rule.max);
-            let (b, u, n) = (text(base)?, text(user)?, text(new)?);
-            let automatic = rule.disposition == Disposition::Auto && rule.merge == Some(merger);
-            let ours = automatic && self.in_scope(&path) && u.is_some() && n.is_some();
-            texts[index] = match (ours, u, n) {
-                (true, u, n) => [b, u, n],
-                (false, Some(u), None) => [const { None }; 3].map(|_: Option<()>| Some(u.clone())),
-                (false, _, n) => [const { None }; 3].map(|_: Option<()>| n.clone()),
-            };
-            if ours {
-                merged[index] = Some((database, path, rule, merger));
+        let mut files = Vec::new();
+        for (database, name, merger) in ACCOUNT_FILES {
+            if let Ok(path) = EntryPath::new(name.as_bytes()) {
+                files.push(self.account_file(database, path, merger)?);
             }
         }
-        let version = |index: usize| Accounts {
-            passwd: texts[0][index].as_deref(),
-            group: texts[1][index].as_deref(),
-            shadow: texts[2][index].as_deref(),
-        };
-        let (base, user, new) = (version(0), version(1), version(2));
-        let settled = texts.iter().all(|[_, user, new]| user == new);
-        if settled {
+        if files.iter().all(|file| file.user == file.new) {
             return Ok(());
         }
-        let judge = &mut self.judge;
         let mut decided = BTreeSet::new();
+        let [base, user, new] = [
+            version(&files, |file| &file.base),
+            version(&files, |file| &file.user),
+            version(&files, |file| &file.new),
+        ];
+        let judge = &mut self.judge;
         let found = accounts::merge(&base, &user, &new, &mut |dispute| {
-            let place = merged
-                .iter()
-                .flatten()
-                .find(|(database, ..)| *database == dispute.database);
-            let Some((_, path, rule, _)) = place else {
+            let Some(file) = files.iter().find(|file| file.database == dispute.database) else {
                 return Winner::User;
             };
             let mut seen = Seen::new();
@@ -103,85 +106,143 @@ impl Merging<'_> {
                 seen = seen.version(value.map(std::iter::once));
             }
             let locus = Some(dispute.locus);
-            let verdict = judge.judge(path, locus, rule.conflict, seen.digest());
+            let verdict = judge.judge(&file.path, locus, file.rule.conflict, seen.digest());
             if verdict.decided {
-                decided.insert((path.clone(), dispute.locus.to_owned()));
+                decided.insert((file.path.clone(), dispute.locus.to_owned()));
             }
             verdict.winner
         });
-        let found = match found {
+        let mut found = match found {
             Ok(found) => found,
             Err(broken) => {
                 self.merge.refused.push(format!("accounts: {broken}"));
                 return Ok(());
             }
         };
-        let results = [found.passwd, found.group, found.shadow];
-        for (place, result) in merged.into_iter().zip(results) {
-            let (Some((database, path, rule, merger)), Some(result)) = (place, result) else {
-                continue;
+        for file in files.iter().filter(|file| file.is_merged) {
+            let result = match file.database {
+                Database::Passwd => found.passwd.take(),
+                Database::Group => found.group.take(),
+                Database::Shadow => found.shadow.take(),
             };
-            let mut conflicts: Vec<Conflict> = found
-                .conflicts
-                .iter()
-                .filter(|(of, _)| *of == database)
-                .map(|(_, conflict)| conflict.clone())
-                .collect();
-            for conflict in &mut conflicts {
+            let of_file = |of: &Database| *of == file.database;
+            let conflicts = found.conflicts.iter().filter(|(of, _)| of_file(of));
+            let conflicts = conflicts.map(|(_, conflict)| {
                 let locus = conflict.locus.clone().unwrap_or_default();
-                conflict.decided = decided.contains(&(path.clone(), locus));
-            }
-            for (_, kind, locus) in found.notices.iter().filter(|(of, ..)| *of == database) {
-                self.merge.notices.push(Notice::new(*kind, &path).at(locus));
-            }
-            let mut contents = Contents::new(self.versions, &path, rule);
-            let take = contents.take_of(result);
-            let plain = match (contents.row()?, &take) {
-                (Row::Same, Take::User | Take::New) => Some(Action::Same),
-                (Row::Converged, Take::User) => Some(Action::Converged),
-                (Row::Updated, Take::New) => Some(Action::Updated),
-                (Row::Kept, Take::User) => Some(Action::Kept),
-                _ => None,
-            };
-            let decision = match plain.filter(|_| conflicts.is_empty()) {
-                Some(action) => Decision::new(take, action, rule),
-                None => self.disputed(take, Some(merger), conflicts, rule),
-            };
-            self.decisions.insert(path, decision);
-        }
-        for renumbered in found.renumbered {
-            let number = renumbered.image;
-            let belongs = |entry: &Entry| match renumbered.database {
-                Database::Group => entry.meta.gid == number,
-                Database::Passwd | Database::Shadow => entry.meta.uid == number,
-            };
-            let files = self.versions.new.iter();
-            let files = files.filter(|(_, entry)| belongs(entry));
-            self.merge.renumbered.push(Renumbered {
-                name: escape(&renumbered.name),
-                group: renumbered.database == Database::Group,
-                image: number,
-                result: renumbered.result,
-                files: files.map(|(path, _)| path.clone()).collect(),
+                Conflict {
+                    decided: decided.contains(&(file.path.clone(), locus)),
+                    ..conflict.clone()
+                }
             });
+            let conflicts = conflicts.collect();
+            for (_, kind, locus) in found.notices.iter().filter(|(of, ..)| of_file(of)) {
+                let notice = Notice::new(*kind, &file.path).at(locus);
+                self.merge.notices.push(notice);
+            }
+            if let Some(result) = result {
+                self.take_accounts(file, result, conflicts)?;
+            }
+        }
+        for renumbered in &found.renumbered {
+            self.tell_renumbered(renumbered);
         }
         Ok(())
+    }
+
+    /// One of the three files. One that the image or the user does not have is decided like any
+    /// other; to the others it is as if nobody had touched it.
+    fn account_file(
+        &self,
+        database: Database,
+        path: EntryPath,
+        merger: Merger,
+    ) -> Result<AccountFile, ConfigError> {
+        let rule = self.rules.policy.of(&path);
+        let text = |tree: &Tree| tree.bytes(&path, rule.max);
+        let (base, user, new) = (
+            text(self.versions.base)?,
+            text(self.versions.user)?,
+            text(self.versions.new)?,
+        );
+        let automatic = rule.disposition == Disposition::Auto && rule.merge == Some(merger);
+        let is_merged = automatic && self.in_scope(&path) && user.is_some() && new.is_some();
+        let stays = || new.clone().or(user.clone());
+        let (base, user, new) = match is_merged {
+            true => (base, user, new),
+            false => (stays(), stays(), stays()),
+        };
+        Ok(AccountFile {
+            database,
+            path,
+            merger,
+            rule,
+            base,
+            user,
+            new,
+            is_merged,
+        })
+    }
+
+    /// Decides for one of the three files, now that its content is known.
+    fn take_accounts(
+        &mut self,
+        file: &AccountFile,
+        result: Vec<u8>,
+        conflicts: Vec<Conflict>,
+    ) -> Result<(), ConfigError> {
+        let mut contents = Contents::new(self.versions, &file.path, file.rule);
+        let take = contents.take_of(result);
+        let plain = match (contents.row()?, &take) {
+            (Row::Same, Take::User | Take::New) => Some(Action::Same),
+            (Row::Converged, Take::User) => Some(Action::Converged),
+            (Row::Updated, Take::New) => Some(Action::Updated),
+            (Row::Kept, Take::User) => Some(Action::Kept),
+            _ => None,
+        };
+        let decision = match plain.filter(|_| conflicts.is_empty()) {
+            Some(action) => Decision::new(take, action, file.rule),
+            None => self.disputed(take, Some(file.merger), conflicts, file.rule),
+        };
+        self.decisions.insert(file.path.clone(), decision);
+        Ok(())
+    }
+
+    /// Files of the image that belong to a number belong to somebody else when its account gets
+    /// another one.
+    fn tell_renumbered(&mut self, account: &accounts::Renumbered) {
+        let belongs = |entry: &Entry| match account.database {
+            Database::Group => entry.meta.gid == account.image,
+            Database::Passwd | Database::Shadow => entry.meta.uid == account.image,
+        };
+        let files = self.versions.new.iter();
+        let files = files.filter(|(_, entry)| belongs(entry));
+        self.merge.renumbered.push(Renumbered {
+            name: escape(&account.name),
+            group: account.database == Database::Group,
+            image: account.image,
+            result: account.result,
+            files: files.map(|(path, _)| path.clone()).collect(),
+        });
     }
 
     /// Links of services, once it is known which scripts the result has.
     pub(super) fn services(&mut self) -> Result<(), ConfigError> {
         let Versions { base, user, new } = self.versions;
         let (users_links, new_links) = (links(user), links(new));
-        let (default, users) = match &self.rules.services {
-            Some(enabled) => (enabled.default.as_ref().map(names), names(&enabled.user)),
-            None if has_links(user) => {
+        let enabled = match &self.rules.services {
+            Some(enabled) => Some((enabled.default.as_ref().map(names), names(&enabled.user))),
+            None => has_links(user).then(|| {
                 let default = has_links(base).then(|| links(base).enabled());
                 (default, users_links.enabled())
-            }
-            None => (None, BTreeSet::new()),
+            }),
         };
         let had = |service: &[u8]| script_of(service).is_some_and(|path| user.get(&path).is_some());
-        let wanted = services::merge(default.as_ref(), &users, &new_links.enabled(), &had);
+        let wanted = match enabled {
+            Some((default, users)) => {
+                services::merge(default.as_ref(), &users, &new_links.enabled(), &had)
+            }
+            None => new_links.enabled(), // nobody knows what the user wants
+        };
         let mut scripts = BTreeMap::new();
         for service in wanted
             .iter()
