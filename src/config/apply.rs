@@ -22,6 +22,7 @@ use std::path::Path;
 
 use super::archive::{self, Unpacked};
 use super::build::{self, Difference};
+use super::difference::{self, Differences};
 use super::engine::{self, Context, Outcome, Verdict};
 use super::in_place::{self, Journal};
 use super::report::Report;
@@ -188,6 +189,11 @@ impl Prepared {
             new,
             report,
         })
+    }
+
+    /// Differences in what is disputed as a whole.
+    pub(super) fn differences(&self) -> Result<Differences, ConfigError> {
+        difference::of_outcome(&self.outcome, &self.new)
     }
 
     /// Bytes of the files that will be written.

@@ -10,6 +10,7 @@ use std::path::Path;
 use super::apply::Prepared;
 use super::archive::{self, Source};
 use super::bundle::Bundle;
+use super::difference::Differences;
 use super::engine::{ENGINE, Verdict};
 use super::report::Report;
 use super::tree::Content;
@@ -26,6 +27,8 @@ pub struct Forecast {
     pub verdict: Verdict,
     /// Every dispute: the path, the place inside the file, and a digest of the versions seen there.
     pub disputes: Vec<(EntryPath, Option<String>, Digest)>,
+    /// Of files that are disputed as a whole: what the user changed, and what the image changed.
+    pub differences: Differences,
     /// Bytes that the first boot needs where the new configuration goes: its files, and for a while
     /// those of the archive.
     pub space: u64,
@@ -48,31 +51,21 @@ pub fn forecast(
 ) -> Result<Forecast, ConfigError> {
     files::remove_tree(scratch)?;
     files::make_dirs(scratch, 0o700)?;
-    let forecast = run(source, image, to_version, scratch);
+    let found = run(source, image, to_version, scratch);
     files::remove_tree(scratch)?;
-    let (report, verdict, disputes, space) = forecast?;
-    Ok(Forecast {
-        report,
-        verdict,
-        disputes,
-        space,
-        is_guess: engine > ENGINE,
+    let is_guess = engine > ENGINE;
+    found.map(|forecast| Forecast {
+        is_guess,
+        ..forecast
     })
 }
-
-type Found = (
-    Report,
-    Verdict,
-    Vec<(EntryPath, Option<String>, Digest)>,
-    u64,
-);
 
 fn run(
     source: &Source,
     image: &[u8],
     to_version: &str,
     scratch: &Path,
-) -> Result<Found, ConfigError> {
+) -> Result<Forecast, ConfigError> {
     let archive = scratch.join("archive");
     let mut file = NewFile::create_directly(&archive, 0o600)?;
     archive::write(&mut file, source)?;
@@ -83,14 +76,17 @@ fn run(
     let carried = content(&old.bundle);
     let mut prepared = Prepared::meet(old, new.user, to_version)?;
     let space = prepared.space()?.saturating_add(carried);
+    let differences = prepared.differences()?;
     // The upgrade will save an archive of its own.
     prepared.report.archive = None;
-    Ok((
-        prepared.report,
-        prepared.outcome.verdict(),
-        prepared.outcome.merge.disputes,
+    Ok(Forecast {
+        report: prepared.report,
+        verdict: prepared.outcome.verdict(),
+        disputes: prepared.outcome.merge.disputes,
+        differences,
         space,
-    ))
+        is_guess: false,
+    })
 }
 
 /// Bytes of all files of an archive.

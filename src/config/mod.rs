@@ -22,6 +22,7 @@ pub mod baseline;
 mod build;
 pub mod bundle;
 pub mod changes;
+pub mod decisions;
 pub mod declare;
 pub mod desk;
 pub mod difference;
