@@ -51,7 +51,7 @@ pub use watch::Watch;
 pub type Parts = BTreeMap<String, Box<dyn Device>>;
 
 /// What the caller wants.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wish {
     /// Carry the declared configuration over. Otherwise the new system starts from its defaults.
     pub keep: bool,

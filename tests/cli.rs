@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -658,5 +659,152 @@ fn a_board_file_that_is_not_accepted_is_named_with_its_line() -> Result {
     let said = text(&output.stderr);
     assert!(said.contains("board.toml:"), "{said}");
     assert!(said.contains("tries"), "{said}");
+    Ok(())
+}
+
+/// A router of which the owner has changed what the image changes, too, and that image.
+fn disputed() -> Result<(Site, PathBuf)> {
+    let site = Site::new()?;
+    let lease = |time: &str| format!("config dhcp 'lan'\n\toption leasetime '{time}'\n");
+    let router = site.router.dir();
+    let put = |root: &Path, path: &str, text: &str| -> Result {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().ok_or("a file in a tree")?)?;
+        Ok(fs::write(path, text)?)
+    };
+    let new = site.path("defaults");
+    for (path, default, yours, newer) in [
+        (
+            "etc/config/dhcp",
+            lease("12h"),
+            lease("24h"),
+            Some(lease("6h")),
+        ),
+        (
+            "etc/profile",
+            "one\ntwo\n".into(),
+            "one\nTWO\n".into(),
+            Some("one\n2\n".into()),
+        ),
+        ("etc/config/network", "a\n".into(), "b\n".into(), None),
+    ] {
+        put(&router.join("rom"), path, &default)?;
+        put(router, path, &yours)?;
+        put(&new, path, newer.as_ref().unwrap_or(&default))?;
+    }
+    put(router, "etc/sysupgrade.conf", "/etc/profile\n")?;
+    put(router, "etc/loose", "not on a list\n")?;
+    let image = site.image(&site.maker, |spec| spec.defaults = Some(new))?;
+    Ok((site, image))
+}
+
+#[test]
+fn a_plan_shows_disputes_with_all_values_and_the_word_that_decides_them() -> Result {
+    let (site, image) = disputed()?;
+    let before = site.persistent()?;
+    let output = site.run_on(&["-q", "plan"], &image)?;
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let said = text(&output.stdout);
+    for expected in [
+        "\n\nneeds your decision
+  /etc/config/dhcp#lan.leasetime: you and the image changed it; yours stays
+      default  12h
+      yours    24h
+      new      6h
+      to take the new one: --resolve 'etc/config/dhcp#lan.leasetime=new'
+  /etc/profile: you and the image changed it; yours stays
+      --- default
+      +++ yours
+      @@ -1,2 +1,2 @@
+       one
+      -two
+      +TWO
+      --- default
+      +++ new
+      @@ -1,2 +1,2 @@
+       one
+      -two
+      +2
+      to take the new one: --resolve 'etc/profile=new'
+\n",
+        "\nyours, as they are\n",
+        "\nleft behind\n  /etc/loose\n  to keep one of them: sysupgrade-rs config keep PATH\n",
+        "\nspace\n  ",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    let answer = document(&site.run_on(&["--json", "plan"], &image)?);
+    for (key, value) in [
+        ("ok", Value::from(true)),
+        ("exit", 3.into()),
+        ("version", "2.0".into()),
+        ("from", "1.0".into()),
+        ("to", "2.0".into()),
+        ("format", 1.into()),
+        ("guess", false.into()),
+    ] {
+        assert_eq!(answer[key], value, "{key}: {answer}");
+    }
+    assert!(answer["space"].is_u64(), "{answer}");
+    let entries = answer["entries"].as_array().ok_or("no entries")?;
+    let dhcp = entries
+        .iter()
+        .find(|entry| entry["path"] == "etc/config/dhcp");
+    assert_eq!(dhcp.ok_or("no dhcp")?["conflicts"][0]["new"], "6h");
+    assert!(site.persistent()? == before, "a plan changed something");
+    Ok(())
+}
+
+#[test]
+fn a_decision_changes_the_plan_until_what_was_decided_about_changes() -> Result {
+    let (site, image) = disputed()?;
+    let decide = |place: &str| site.run_on(&["-q", "plan", "--resolve", place], &image);
+    let output = decide("/etc/config/dhcp#lan.leasetime=new")?;
+    assert_eq!(
+        output.status.code(),
+        Some(3),
+        "the other one is open: {output:?}"
+    );
+    let output = decide("etc/profile=user")?;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = text(&output.stdout);
+    let decided = "will merge\n  /etc/config/dhcp\n      as you decided: lan.leasetime: new\n  \
+                   /etc/profile\n      as you decided: all of it: yours\n";
+    assert!(said.contains(decided), "{said}");
+    let file = site.router.dir().join("etc/sysupgrade/resolutions.json");
+    let mode = fs::metadata(&file)?.permissions().mode() & 0o7777;
+    let dir = fs::metadata(file.parent().ok_or("a directory")?)?;
+    assert_eq!((mode, dir.permissions().mode() & 0o7777), (0o600, 0o700));
+
+    fs::write(site.router.dir().join("etc/profile"), "one\nTwo\n")?;
+    let output = site.run_on(&["-q", "plan"], &image)?;
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let said = text(&output.stdout);
+    assert!(
+        said.contains("etc/profile: a stored decision was not followed"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_decision_about_what_is_not_disputed_names_what_is_and_stores_nothing() -> Result {
+    let (site, image) = disputed()?;
+    let words = [
+        "plan",
+        "--resolve",
+        "etc/profile=new",
+        "--resolve",
+        "etc/x=new",
+    ];
+    let output = site.run_on(&words, &image)?;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = text(&output.stderr);
+    let places = "`etc/x` is not disputed; these are: etc/config/dhcp#lan.leasetime, etc/profile";
+    assert!(said.contains(places), "{said}");
+    assert!(!site.router.dir().join("etc/sysupgrade").exists());
+    let words = ["plan", "--resolve", "etc/profile=new"];
+    let output = site.run_on(&words, &site.good_image()?)?;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
     Ok(())
 }

@@ -7,6 +7,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::args::{Place, Settings};
+use super::report;
+use crate::config::decisions::DecideError;
 use crate::config::report::Winner;
 use crate::config::restore::Restored;
 use crate::config::{self, ConfigError};
@@ -137,7 +139,7 @@ impl Answer {
         answer
     }
 
-    pub(super) fn plan(machine: &Machine, plan: &Plan, whole: bool) -> Self {
+    pub(super) fn plan(machine: &Machine, plan: &Plan, whole: bool, settings: &Settings) -> Self {
         let slot = machine.name(machine.target());
         let installed = &plan.installed;
         let checked = if whole {
@@ -149,18 +151,31 @@ impl Answer {
         let config = kept.map_or("no configuration goes with it".into(), |count| {
             format!("{count} files go with it")
         });
-        let human = format!(
+        let mut human = format!(
             "{checked}: version {} (security {}) would go into slot {slot}, {} bytes; {config}",
             printable(&installed.version),
             installed.security,
             plan.bytes
         );
-        let document = json!({
+        let mut document = json!({
             "version": installed.version, "security": installed.security, "slot": slot, "bytes": plan.bytes,
             "from_version": installed.from_version, "kept": kept, "whole_image_checked": whole,
             "forced": plan.forced, "notices": plan.notices,
-            "config": plan.config.as_ref().map(|config| &config.report),
         });
+        if let Some(forecast) = &plan.config {
+            human.push_str(&format!("\n\n{}", report::forecast(forecast, settings)));
+            // Notices of the keep list are in the report, too.
+            if let (Value::Object(plan), Value::Object(report)) =
+                (&mut document, to_value(&forecast.report))
+            {
+                plan.extend(report);
+                plan.insert("space".into(), forecast.space.into());
+                plan.insert("guess".into(), forecast.is_guess.into());
+            }
+        } else if kept.is_some() {
+            human.push_str("\n\nthe image does not say its defaults: ");
+            human.push_str("what becomes of the files is decided at the first boot");
+        }
         let mut answer = Self::new(human, document);
         answer.review(plan.needs_review());
         answer
@@ -423,6 +438,15 @@ impl From<InstallError> for Failure {
             _ => Vec::new(),
         };
         failure
+    }
+}
+
+impl From<DecideError> for Failure {
+    fn from(error: DecideError) -> Self {
+        match error {
+            DecideError::Config(error) => error.into(),
+            DecideError::NotDisputed { .. } => Self::new(ExitCode::Usage, &error),
+        }
     }
 }
 

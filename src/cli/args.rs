@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use crate::board::parse_duration;
 use crate::config::bundle::Scope;
+use crate::config::report::Winner;
 use crate::report::{ExitCode, printable};
 use config::ConfigWord;
 pub use config::{ConfigCommand, Merge};
@@ -48,6 +49,8 @@ pub enum Command {
         image: OsString,
         /// As in `Install`.
         choices: Choices,
+        /// Disputes to decide before the plan is told.
+        resolve: Vec<Resolve>,
     },
     /// Write the archive of kept files.
     Backup {
@@ -98,6 +101,15 @@ pub struct Choices {
     pub force: bool,
     /// What is carried; as the board file says if not given.
     pub scope: Option<Scope>,
+}
+
+/// An end for a dispute, as typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolve {
+    /// `PATH`, or `PATH#PLACE`.
+    pub place: String,
+    /// Who wins.
+    pub winner: Winner,
 }
 
 /// What follows when the next boot is another slot's.
@@ -326,6 +338,9 @@ enum CommandWord {
         /// Keep what is declared, or etc: changed /etc too
         #[arg(long, value_name = "WHAT", value_parser = scope, help_heading = BACKUP)]
         scope: Option<Scope>,
+        /// Decide a dispute that the plan shows; again for more
+        #[arg(long, value_name = "PLACE=user|new", value_parser = resolve, help_heading = BACKUP)]
+        resolve: Vec<Resolve>,
     },
     /// Finish an upgrade; run by the new system on its first boot
     FirstBoot,
@@ -371,6 +386,24 @@ Examples:
   sysupgrade-rs rollback                  it is not",
     );
     text
+}
+
+/// Splits at the last equals sign: names of places may hold some.
+fn resolve(text: &str) -> Result<Resolve, &'static str> {
+    let wrong = "not like etc/config/dhcp#lan.leasetime=new";
+    let (place, winner) = text.rsplit_once('=').ok_or(wrong)?;
+    let winner = match winner {
+        "user" => Winner::User,
+        "new" => Winner::New,
+        _ => return Err("the winner is neither user nor new"),
+    };
+    if place.is_empty() {
+        return Err(wrong);
+    }
+    Ok(Resolve {
+        place: place.to_owned(),
+        winner,
+    })
 }
 
 fn scope(text: &str) -> Result<Scope, &'static str> {
@@ -511,11 +544,19 @@ impl CommandWord {
                 image,
                 upgrade,
                 scope,
+                resolve,
             } => {
                 upgrade.reboot.meaning()?;
+                if !resolve.is_empty() && upgrade.no_config {
+                    return usage("--no-config and --resolve contradict each other");
+                }
+                if !resolve.is_empty() && image == "-" {
+                    return usage("--resolve needs an IMAGE that can be read twice");
+                }
                 Command::Plan {
                     image: image_word(image)?,
                     choices: upgrade.choices(scope),
+                    resolve,
                 }
             }
             Self::FirstBoot => Command::FirstBoot,
@@ -682,6 +723,7 @@ mod tests {
                 Command::Plan {
                     image: image(),
                     choices,
+                    resolve: Vec::new(),
                 },
             ),
             (
@@ -765,6 +807,8 @@ mod tests {
             ("-l --scope etc", "--scope needs an IMAGE"),
             ("-r f --scope etc", "--scope needs an IMAGE"),
             ("--scope etc status", "--scope before a command"),
+            ("plan -n --resolve etc/x=new i", "contradict each other"),
+            ("plan --resolve etc/x=new -", "read twice"),
         ] {
             let found = problem(line);
             assert!(found.contains(expected), "{line}: {found}");
@@ -803,8 +847,29 @@ mod tests {
     }
 
     #[test]
+    fn decisions_are_read_up_to_their_last_equals_sign() {
+        let line = "plan i --resolve etc/config/a#x.y[b=c]=new --resolve /etc/rc.local=user";
+        let Command::Plan { resolve, .. } = command(line) else {
+            panic!("no plan");
+        };
+        let expected = [
+            ("etc/config/a#x.y[b=c]", Winner::New),
+            ("/etc/rc.local", Winner::User),
+        ];
+        let expected = expected.map(|(place, winner)| Resolve {
+            place: place.to_owned(),
+            winner,
+        });
+        assert_eq!(resolve, expected);
+    }
+
+    #[test]
     fn values_that_make_no_sense_are_refused() {
         for line in [
+            "plan i --resolve etc/x",
+            "plan i --resolve etc/x=mine",
+            "plan i --resolve =new",
+            "--resolve etc/x=new i",
             "--scope all i",
             "-d soon i",
             "-d -1 i",

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::config::bundle::Scope;
+use crate::config::decisions::decide;
 use crate::config::keep::KeepList;
 use crate::config::{archive, restore};
 use crate::data::What;
@@ -35,7 +36,7 @@ use crate::machine::{Machine, below};
 use crate::report::{Event, ExitCode, Phase};
 use crate::{doctor, status, system, trial};
 use answer::{Answer, Failure};
-use args::{Choices, Command, NoCommand, Place, Reboot, Settings};
+use args::{Choices, Command, NoCommand, Place, Reboot, Resolve, Settings};
 use progress::{Progress, Style};
 
 /// Where a running upgrade tells how far it is.
@@ -85,7 +86,11 @@ impl Session<'_> {
                 confirm_within,
             } => self.install(&image, wish(choices, confirm_within), reboot),
             Command::Test { image, choices } => self.test(&image, wish(choices, None)),
-            Command::Plan { image, choices } => self.plan(&image, wish(choices, None)),
+            Command::Plan {
+                image,
+                choices,
+                resolve,
+            } => self.plan(&image, wish(choices, None), &resolve),
             Command::Backup { to, scope } => self.backup(&to, scope),
             Command::Restore { from } => self.restore(&from),
             Command::List => Ok(Answer::kept(&KeepList::read(&self.root)?)),
@@ -133,14 +138,30 @@ impl Session<'_> {
     fn test(&self, image: &OsStr, wish: Wish) -> Result<Answer, Failure> {
         let mut machine = self.machine()?;
         let plan = self.upgrade(&mut machine, image, wish, install::test)?;
-        Ok(Answer::plan(&machine, &plan, true))
+        Ok(Answer::plan(&machine, &plan, true, self.settings))
     }
 
-    fn plan(&self, image: &OsStr, wish: Wish) -> Result<Answer, Failure> {
+    /// Decisions are about places of a plan, and change it: it is made twice.
+    fn plan(&self, image: &OsStr, wish: Wish, resolve: &[Resolve]) -> Result<Answer, Failure> {
         let mut machine = self.machine()?;
         let examine = |upgrade: &mut Upgrade<'_>, image| install::examine(upgrade, image);
-        let (plan, _) = self.upgrade(&mut machine, image, wish, examine)?;
-        Ok(Answer::plan(&machine, &plan, false))
+        let (mut plan, _) = self.upgrade(&mut machine, image, wish, examine)?;
+        if !resolve.is_empty() {
+            let Some(forecast) = &plan.config else {
+                let why = "the image does not say its defaults: nothing can be decided yet";
+                return Err(Failure::plain(ExitCode::Usage, why));
+            };
+            let decisions = resolve.iter();
+            let decisions: Vec<_> = decisions
+                .map(|resolve| (resolve.place.as_str(), resolve.winner))
+                .collect();
+            {
+                let _lock = machine.lock()?;
+                decide(&self.root, forecast, &decisions)?;
+            }
+            (plan, _) = self.upgrade(&mut machine, image, wish, examine)?;
+        }
+        Ok(Answer::plan(&machine, &plan, false, self.settings))
     }
 
     /// Takes the lock, opens keys, media and image, and lets `work` use them.

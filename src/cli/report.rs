@@ -15,9 +15,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::args::Settings;
 use super::paint::Paint;
 use crate::config::EntryPath;
+use crate::config::decisions::place;
 use crate::config::difference::{Difference, Differences};
+use crate::config::forecast::Forecast;
 use crate::config::report::{
     Action, Conflict, ConflictKind, NoticeKind, Renumbered, Report, ReportEntry, ServiceAction,
     Shown, Winner,
@@ -47,14 +50,6 @@ pub(super) struct View<'a> {
     pub(super) paint: Paint,
 }
 
-/// The name of a place that a decision can be about: `PATH`, or `PATH#LOCUS`.
-pub(super) fn place(path: &EntryPath, locus: Option<&str>) -> String {
-    match locus {
-        Some(locus) => format!("{path}#{locus}"),
-        None => path.to_string(),
-    }
-}
-
 /// A unified diff for a terminal, each line with this indent.
 pub(super) fn diff(paint: Paint, difference: &Difference, indent: &str) -> Vec<String> {
     match difference {
@@ -67,6 +62,30 @@ pub(super) fn diff(paint: Paint, difference: &Difference, indent: &str) -> Vec<S
             })
             .collect(),
     }
+}
+
+/// What will become of the configuration, with the words that decide about it.
+pub(super) fn forecast(forecast: &Forecast, settings: &Settings) -> String {
+    let disputes = forecast.disputes.iter();
+    let open = disputes.map(|(path, locus, _)| place(path, locus.as_deref()));
+    let view = View {
+        report: &forecast.report,
+        tense: Tense::Future,
+        differences: &forecast.differences,
+        open: &open.collect(),
+        verbose: settings.verbosity > 1,
+        paint: Paint::for_stdout(),
+    };
+    let mut text = view.text();
+    if !text.is_empty() {
+        text.push_str("\n\n");
+    }
+    text.push_str(&view.paint.heading("space"));
+    text.push_str(&format!("\n  {} bytes", forecast.space));
+    if forecast.is_guess {
+        text.push_str("\n\nthe image was made for a newer engine, which may decide otherwise");
+    }
+    text
 }
 
 impl View<'_> {
