@@ -291,7 +291,8 @@ pub struct Dirs<'a> {
 /// Whose permissions and owners count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
-    /// Those on the medium.
+    /// Those on the medium. All in it counts, but a tree that is nothing but one file `.gitkeep` is
+    /// an empty one.
     Disk,
     /// None but the execute bit: the directories are a checkout, which also stands a file
     /// `.gitkeep` in directories that are empty. All belongs to root.
@@ -341,11 +342,23 @@ fn read_tree(
     }
     let mut tree = Tree::default();
     tree.read(dir, "")?;
-    if storage == Storage::Checkout {
-        forget_checkout(&mut tree);
+    match storage {
+        Storage::Checkout => forget_checkout(&mut tree),
+        Storage::Disk if is_placeholder_alone(&tree) => tree = Tree::default(),
+        Storage::Disk => {}
     }
     context.amend(name, &mut tree);
     Ok(tree)
+}
+
+/// True for a whole tree that is empty but for what a checkout needs to hold it: a router has more.
+fn is_placeholder_alone(tree: &Tree) -> bool {
+    let mut paths = tree.iter().map(|(path, _)| path);
+    paths.next().is_some_and(is_placeholder) && paths.next().is_none()
+}
+
+fn is_placeholder(path: &EntryPath) -> bool {
+    path.as_path().file_name() == Some(OsStr::new(PLACEHOLDER))
 }
 
 /// Leaves what a checkout means.
@@ -355,7 +368,7 @@ fn forget_checkout(tree: &mut Tree) {
         .map(|(path, entry)| (path.clone(), entry.clone()))
         .collect();
     for (path, entry) in entries {
-        if path.as_path().file_name() == Some(OsStr::new(PLACEHOLDER)) {
+        if is_placeholder(&path) {
             tree.remove(&path);
             continue;
         }
@@ -549,6 +562,21 @@ mod tests {
         assert!(checkout.merge.result.get(&kept).is_none());
         let dir = checkout.merge.result.get(&path("etc/empty")).unwrap();
         assert_eq!(dir.content, Content::Dir);
+    }
+
+    #[test]
+    fn a_tree_that_is_a_placeholder_alone_is_empty() {
+        let desk = Desk::new();
+        desk.write("user/.gitkeep", "");
+        let outcome = desk.merge("{}");
+        assert_eq!(outcome.merge.notices, []);
+        assert_eq!(outcome.merge.result.iter().count(), 0);
+        desk.write("user/etc/x", "x");
+        assert_eq!(
+            desk.merge("{}").merge.notices.len(),
+            1,
+            "it is one of two files"
+        );
     }
 
     #[test]
