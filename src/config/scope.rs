@@ -101,11 +101,19 @@ impl Selection {
         root: &Path,
         keep: &KeepList,
     ) -> Result<(), ConfigError> {
-        let may = |path: &&EntryPath| !services::is_link(path);
-        self.paths.extend(keep.paths().filter(may).cloned());
+        for path in keep.paths() {
+            if !services::is_link(path, kind(tree::node(root, path)?)) {
+                self.paths.insert(path.clone());
+            }
+        }
         self.directories.extend(keep.directories().cloned());
-        let mut shipped = baseline.named_by(keep)?;
-        shipped.retain(|path| !services::is_link(path));
+        let mut shipped = BTreeSet::new();
+        for path in baseline.named_by(keep)? {
+            let found = baseline.find(&path)?.map(|found| found.node);
+            if !services::is_link(&path, kind(found)) {
+                shipped.insert(path);
+            }
+        }
         for name in ALWAYS {
             let Ok(path) = EntryPath::new(name.as_bytes()) else {
                 continue;
@@ -131,10 +139,10 @@ impl Selection {
         policy: &Policy,
     ) -> Result<(), ConfigError> {
         let known = baseline.knows_what_is_shipped();
-        let travels = |path: &EntryPath| match policy.of(path).disposition {
-            Disposition::Auto | Disposition::Keep => is_users(path),
+        let travels = |path: &EntryPath, node: &Node| match policy.of(path).disposition {
+            Disposition::Auto | Disposition::Keep => is_users(path, node),
             // A change of it is set aside at the other end; a copy that may be none is not.
-            Disposition::Replace => known && is_users(path),
+            Disposition::Replace => known && is_users(path, node),
             Disposition::Drop => false,
         };
         // A pin says that the new image must not replace what the old one had.
@@ -142,7 +150,7 @@ impl Selection {
         let mut walk = Walk::new(root, ETC);
         while let Some((path, node)) = walk.next()? {
             let taken = self.paths.contains(&path) || self.directories.contains(&path);
-            if taken || !travels(&path) {
+            if taken || !travels(&path, &node) {
                 continue;
             }
             let Some(kind) = node.kind else {
@@ -163,7 +171,10 @@ impl Selection {
         for shipped in baseline.roots() {
             let mut walk = Walk::new(shipped, ETC);
             while let Some((path, node)) = walk.next()? {
-                if is_leaf(Some(node)) && travels(&path) && tree::node(root, &path)?.is_none() {
+                if is_leaf(Some(node))
+                    && travels(&path, &node)
+                    && tree::node(root, &path)?.is_none()
+                {
                     self.deletions.insert(path);
                     self.check_count()?;
                 }
@@ -210,7 +221,7 @@ impl Selection {
                 );
                 if !is_leaf(Some(node))
                     || images
-                    || !is_users(&path)
+                    || !is_users(&path, &node)
                     || self.paths.contains(&path)
                     || baseline.has_content(root, &path, &node)?
                 {
@@ -255,8 +266,12 @@ impl Selection {
 }
 
 /// False for what this program or the boot scripts keep there.
-pub(super) fn is_users(path: &EntryPath) -> bool {
-    !path.is_within(STATE_DIR) && !services::is_link(path)
+pub(super) fn is_users(path: &EntryPath, node: &Node) -> bool {
+    !path.is_within(STATE_DIR) && !services::is_link(path, node.kind)
+}
+
+fn kind(node: Option<Node>) -> Option<Kind> {
+    node.and_then(|node| node.kind)
 }
 
 /// True for a file or link.

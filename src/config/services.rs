@@ -43,8 +43,12 @@ pub(super) fn name(link: &[u8]) -> Option<String> {
     Some(escape(name)).filter(|name| is_name(name))
 }
 
-/// True for a link that starts or stops a service, by its name.
-pub(super) fn is_link(path: &EntryPath) -> bool {
+/// True for a link that starts or stops a service.
+pub(super) fn is_link(path: &EntryPath, kind: Option<Kind>) -> bool {
+    kind == Some(Kind::Link) && is_name_of_link(path)
+}
+
+fn is_name_of_link(path: &EntryPath) -> bool {
     path.strip(LINKS).is_some_and(|link| {
         let link = link.as_bytes();
         matches!(link, [b'S' | b'K', b'0'..=b'9', b'0'..=b'9', ..]) && !link.contains(&b'/')

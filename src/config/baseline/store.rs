@@ -131,11 +131,11 @@ impl Generated {
         path: &EntryPath,
         node: &Node,
     ) -> Result<bool, ConfigError> {
-        if services::is_link(path) {
+        if services::is_link(path, node.kind) {
             return Ok(self.services);
         }
         let asked_for = policy.of(path).disposition == Disposition::Auto;
-        Ok(asked_for && is_users(path) && !baseline.has(root, path, node)?)
+        Ok(asked_for && is_users(path, node) && !baseline.has(root, path, node)?)
     }
 
     fn insert(&mut self, path: EntryPath, node: Node) -> Result<(), ConfigError> {

@@ -80,6 +80,26 @@ pub struct Versions<'t> {
     pub new: &'t Tree,
 }
 
+impl Versions<'_> {
+    /// The name of an entry of `/etc/rc.d` that starts or stops a service: a link, or on other systems
+    /// a copy of a script that is elsewhere. Those are merged by service. Anything else there is a
+    /// file like others.
+    fn service<'p>(&self, path: &'p EntryPath) -> Option<&'p [u8]> {
+        let name = path.as_bytes().strip_prefix(services::DIR.as_bytes())?;
+        let name = name.strip_prefix(b"/")?;
+        let [b'S' | b'K', b'0'..=b'9', b'0'..=b'9', service @ ..] = name else {
+            return None;
+        };
+        let script = services::script_of(service)?;
+        let belongs = |tree: &&Tree| {
+            let entry = content(tree.get(path));
+            tree.get(&script).is_some() || entry.map(Content::kind) == Some(Kind::Link)
+        };
+        let is_service = [self.base, self.user, self.new].iter().any(belongs);
+        is_service.then_some(name)
+    }
+}
+
 /// The result of a merge.
 #[derive(Clone, Debug, Default)]
 pub struct Merge {
@@ -156,7 +176,7 @@ pub fn merge(versions: Versions, rules: &Rules) -> Result<Merge, ConfigError> {
     paths.sort_unstable();
     paths.dedup();
     for path in paths {
-        if path.is_within(STATE_DIR) || is_service_link(path) {
+        if path.is_within(STATE_DIR) || versions.service(path).is_some() {
             continue;
         }
         if !merging.decisions.contains_key(path)
@@ -168,11 +188,6 @@ pub fn merge(versions: Versions, rules: &Rules) -> Result<Merge, ConfigError> {
     merging.give_way();
     merging.reopen_directories();
     merging.finish()
-}
-
-/// Links of services are the services' own affair.
-fn is_service_link(path: &EntryPath) -> bool {
-    path.strip(services::DIR).is_some()
 }
 
 struct Merging<'a> {

@@ -15,11 +15,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::config::EntryPath;
+
 /// Where the links are.
 pub(super) const DIR: &str = "etc/rc.d";
 
 /// The name of a service: that of its script.
 pub(crate) type Name = Vec<u8>;
+
+/// The script of a service.
+pub(super) fn script_of(service: &[u8]) -> Option<EntryPath> {
+    EntryPath::new(&[b"etc/init.d/", service].concat()).ok()
+}
 
 /// The links of one service: what each leads to, by its name.
 type ServiceLinks = BTreeMap<Vec<u8>, Vec<u8>>;

@@ -225,18 +225,32 @@ impl Merging<'_> {
         });
     }
 
+    /// The links of the services of a tree.
+    fn links(&self, tree: &Tree) -> Links {
+        Links::new(tree.iter().filter_map(|(path, entry)| {
+            let target: &[u8] = match &entry.content {
+                Content::Link { target } => target,
+                Content::File { .. } => b"",
+                Content::Dir => return None,
+            };
+            Some((self.versions.service(path)?, target))
+        }))
+    }
+
     /// Links of services, once it is known which scripts the result has.
     pub(super) fn services(&mut self) -> Result<(), ConfigError> {
         let Versions { base, user, new } = self.versions;
-        let (users_links, new_links) = (links(user), links(new));
+        let (users_links, new_links) = (self.links(user), self.links(new));
         let enabled = match &self.rules.services {
             Some(enabled) => Some((enabled.default.as_ref().map(names), names(&enabled.user))),
             None => has_links(user).then(|| {
-                let default = has_links(base).then(|| links(base).enabled());
+                let default = has_links(base).then(|| self.links(base).enabled());
                 (default, users_links.enabled())
             }),
         };
-        let had = |service: &[u8]| script_of(service).is_some_and(|path| user.get(&path).is_some());
+        let had = |service: &[u8]| {
+            services::script_of(service).is_some_and(|path| user.get(&path).is_some())
+        };
         let wanted = match enabled {
             Some((default, users)) => {
                 services::merge(default.as_ref(), &users, &new_links.enabled(), &had)
@@ -249,7 +263,7 @@ impl Merging<'_> {
             .chain(users_links.names())
             .chain(new_links.names())
         {
-            if let Some(path) = script_of(service)
+            if let Some(path) = services::script_of(service)
                 && let Some(text) = self.merge.result.bytes(&path, policy::MAX_MERGED)?
             {
                 let result = content(self.merge.result.get(&path));
@@ -266,7 +280,12 @@ impl Merging<'_> {
         });
         for (name, target) in plan.links {
             if let Ok(path) = EntryPath::new(&[services::DIR.as_bytes(), b"/", &name].concat()) {
-                self.merge.result.put_link(&path, &target);
+                let result = &mut self.merge.result;
+                match (new.get(&path), user.get(&path)) {
+                    (Some(entry), _) => result.take(&path, new, &path, entry.meta),
+                    (None, Some(entry)) => result.take(&path, user, &path, entry.meta),
+                    (None, None) => result.put_link(&path, &target),
+                }
             }
         }
         let changes = plan.changes.into_iter();
@@ -283,27 +302,73 @@ impl Merging<'_> {
     }
 }
 
-/// The links of the services of a tree.
-fn links(tree: &Tree) -> Links {
-    let links = tree.iter().filter_map(|(path, entry)| {
-        let name = path.as_bytes().strip_prefix(services::DIR.as_bytes())?;
-        match &entry.content {
-            Content::Link { target } => Some((name.strip_prefix(b"/")?, &**target)),
-            _ => None,
-        }
-    });
-    Links::new(links)
-}
-
 fn has_links(tree: &Tree) -> bool {
-    EntryPath::new(services::DIR.as_bytes()).is_ok_and(|dir| tree.get(&dir).is_some())
-}
-
-/// The script of a service.
-fn script_of(service: &[u8]) -> Option<EntryPath> {
-    EntryPath::new(&[b"etc/init.d/", service].concat()).ok()
+    tree.iter().any(|(path, _)| path.is_within(services::DIR))
 }
 
 fn names(names: &BTreeSet<String>) -> BTreeSet<services::Name> {
     names.iter().filter_map(|name| unescape(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scope::Declared;
+    use super::super::{Rules, Scope, merge};
+    use super::*;
+    use crate::config::merge::policy::Policy;
+    use crate::config::merge::resolve::Resolutions;
+    use crate::config::tree::Meta;
+
+    fn tree(files: &[(&str, &str)]) -> Tree {
+        let meta = Meta {
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+        };
+        let mut tree = Tree::default();
+        for (path, text) in files {
+            let path = EntryPath::new(path.as_bytes()).unwrap();
+            tree.put(&path, text.as_bytes().to_vec(), meta);
+        }
+        tree
+    }
+
+    #[test]
+    fn a_file_among_the_links_is_a_service_only_if_its_script_is_elsewhere() {
+        let rules = Rules {
+            policy: Policy::built_in(),
+            scope: Scope::Etc(Declared::default()),
+            resolutions: Resolutions::default(),
+            services: None,
+            owners: None,
+        };
+        let script = ("etc/init.d/lamp", "START=50\n");
+        let base = tree(&[script, ("etc/rc.d/S40lamp", "copy")]);
+        let user = tree(&[
+            script,
+            ("etc/rc.d/S99local", "mine"),
+            ("etc/rc.d/notes", "n"),
+        ]);
+        let new = tree(&[
+            script,
+            ("etc/rc.d/S50lamp", "copy"),
+            ("etc/rc.d/S10image", "i"),
+        ]);
+        let versions = Versions {
+            base: &base,
+            user: &user,
+            new: &new,
+        };
+        let merged = merge(versions, &rules).unwrap();
+        let left: Vec<String> = (merged.result.iter())
+            .map(|(path, _)| path.to_string())
+            .filter(|path| path.starts_with("etc/rc.d"))
+            .collect();
+        // The user had disabled the lamp; what has no script elsewhere is a file like others.
+        assert_eq!(
+            left,
+            ["etc/rc.d/S10image", "etc/rc.d/S99local", "etc/rc.d/notes"]
+        );
+        assert_eq!(merged.services.len(), 1, "{:?}", merged.services);
+    }
 }
