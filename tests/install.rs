@@ -374,7 +374,7 @@ fn another_board_can_be_forced_and_a_signature_cannot() {
         .unwrap();
     tampered[at + 12] ^= 1;
     let error = Run {
-        wish: force.clone(),
+        wish: force,
         ..Run::on(&world)
     }
     .install(&*tampered)

@@ -250,7 +250,7 @@ struct FormWords {
     #[arg(short = 'l', long, help_heading = BACKUP)]
     list_backup: bool,
 
-    /// Keep what is declared, or etc: changed /etc too
+    /// What is kept: declared, or etc (what changed)
     #[arg(long, value_name = "WHAT", value_parser = scope, help_heading = BACKUP)]
     scope: Option<Scope>,
 }
@@ -335,10 +335,10 @@ enum CommandWord {
         image: OsString,
         #[command(flatten)]
         upgrade: UpgradeWords,
-        /// Keep what is declared, or etc: changed /etc too
+        /// What is kept: declared, or etc (what changed)
         #[arg(long, value_name = "WHAT", value_parser = scope, help_heading = BACKUP)]
         scope: Option<Scope>,
-        /// Decide a dispute that the plan shows; again for more
+        /// Decide a dispute; again for more
         #[arg(long, value_name = "PLACE=user|new", value_parser = resolve, help_heading = BACKUP)]
         resolve: Vec<Resolve>,
     },
