@@ -342,7 +342,9 @@ impl Merging<'_> {
         rule: Rule,
     ) -> Decision {
         let image_won = |conflict: &Conflict| conflict.resolved == Winner::New;
-        let action = if conflicts.is_empty() {
+        // Places that the owner has decided about are no disputes any more.
+        let settled = |conflict: &Conflict| conflict.decided && conflict.locus.is_some();
+        let action = if conflicts.iter().all(settled) {
             Action::Merged
         } else if conflicts.iter().all(image_won) {
             Action::ConflictNew
