@@ -1,14 +1,18 @@
 //! The configuration and its way across an upgrade.
 //!
 //! ```text
-//! running slot                          data directory                  first boot of the new slot
-//! keep list ──> kept files, baseline ──> archive (tar.gz + bundle) ──> decision a path ──> new tree, report
-//!   keep           tree                    archive                       decide              apply
+//! running slot                      data directory                 first boot of the new slot
+//! keep list, scope ──> U, B ──────> archive (tar.gz + bundle) ───> steps, merge ───> R, report
+//!   keep scope baseline               archive bundle                 engine            apply build
+//!                                        │
+//!                                        ├─> plan, before anything is flashed: forecast
+//!                 plain directories ─────┴─> a builder at a desk: desk
 //! ```
 //!
 //! Four trees meet: **B**, the defaults as the old image shipped them; **U**, what the user made of
 //! them; **N**, the defaults of the new image; **R**, the result. B and U travel in the archive, N is
-//! the new slot's read-only root. A default that nobody edited follows the new image, an edit stays,
+//! the new slot's read-only root. [`steps`] bring B and U to the form that the new image expects,
+//! [`merge`] joins the three, [`uci`] reads and prints the packages. A default that nobody edited follows the new image, an edit stays,
 //! and what becomes of every kept file is in the report.
 //!
 //! Links are compared by their target and never followed. A path is reached through real
