@@ -152,11 +152,32 @@ fn record(machine: &Machine, what: What, version: Option<&str>, message: &str) {
     }
 }
 
-/// Steps 2 to 4: everything that can be known without writing.
+/// Steps 2 to 4: everything that can be known without writing. What says no ends it.
 ///
 /// # Errors
 /// [`InstallError`]; nothing has been written.
 pub fn examine<R: Read>(
+    upgrade: &mut Upgrade<'_>,
+    image: R,
+) -> Result<(Plan, Verified<R>), InstallError> {
+    let (plan, image) = survey(upgrade, image)?;
+    if !plan.refusals.is_empty() {
+        return Err(InstallError::Refused(plan.refusals));
+    }
+    for refusal in &plan.forced {
+        upgrade.watch.notice(format!("forced: {}", refusal.message));
+    }
+    for notice in &plan.notices {
+        upgrade.watch.notice(notice.to_string());
+    }
+    Ok((plan, image))
+}
+
+/// The same for somebody who only wants to know: what says no is in the plan.
+///
+/// # Errors
+/// [`InstallError`]: no plan can be made at all.
+pub fn survey<R: Read>(
     upgrade: &mut Upgrade<'_>,
     image: R,
 ) -> Result<(Plan, Verified<R>), InstallError> {
@@ -176,12 +197,6 @@ pub fn examine<R: Read>(
         false => None,
     };
     let plan = plan(machine, image.manifest(), defaults.as_deref(), parts, wish)?;
-    for refusal in &plan.forced {
-        watch.notice(format!("forced: {}", refusal.message));
-    }
-    for notice in &plan.notices {
-        watch.notice(notice.to_string());
-    }
     Ok((plan, image))
 }
 

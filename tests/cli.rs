@@ -808,3 +808,36 @@ fn a_decision_about_what_is_not_disputed_names_what_is_and_stores_nothing() -> R
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     Ok(())
 }
+
+#[test]
+fn a_dispute_that_the_policy_forbids_blocks_the_upgrade_until_it_is_decided() -> Result {
+    let (site, image) = disputed()?;
+    let policy = site.router.dir().join("etc/sysupgrade.policy");
+    fs::write(policy, "/etc/profile conflict=fail\n")?;
+    for words in [&["-q", "plan"][..], &["-q"]] {
+        let output = site.run_on(words, &image)?;
+        assert_eq!(output.status.code(), Some(22), "{words:?}: {output:?}");
+    }
+    let output = site.run_on(&["-q", "plan"], &image)?;
+    let said = text(&output.stdout);
+    for expected in [
+        "  /etc/profile: you and the image changed it",
+        "\n\nit will not be installed:\n  ",
+        "the policy says `conflict=fail`",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    let answer = document(&site.run_on(&["--json", "plan"], &image)?);
+    assert_eq!(answer["ok"], false, "{answer}");
+    assert_eq!(answer["refusals"][0]["reason"], "config-refused");
+    let entries = answer["entries"].as_array().ok_or("no entries")?;
+    assert!(entries.iter().any(|entry| entry["path"] == "etc/profile"));
+    assert_eq!(answer["blocked"].as_array().map(Vec::len), Some(1));
+
+    let words = ["-q", "plan", "--resolve", "etc/profile=user"];
+    let output = site.run_on(&words, &image)?;
+    assert_eq!(output.status.code(), Some(3), "dhcp is open: {output:?}");
+    let output = site.run_on(&["-q"], &image)?;
+    assert_eq!(output.status.code(), Some(3), "installed: {output:?}");
+    Ok(())
+}

@@ -176,9 +176,22 @@ impl Answer {
             human.push_str("\n\nthe image does not say its defaults: ");
             human.push_str("what becomes of the files is decided at the first boot");
         }
+        let refusal = plan.refusals.first();
+        if let (Some(first), Value::Object(fields)) = (refusal, &mut document) {
+            fields.insert("refusals".into(), to_value(&plan.refusals));
+            fields.insert("message".into(), first.message.clone().into());
+            human.push_str("\n\nit will not be installed:");
+            for refusal in &plan.refusals {
+                let hint = with_hint(&refusal.message, &refusal.hint);
+                human.push_str(&format!("\n  {}", hint.replace('\n', "\n  ")));
+            }
+        }
         let mut answer = Self::new(human, document);
         answer.review(plan.needs_review());
-        answer
+        match refusal {
+            Some(first) => answer.coded(first.reason.exit_code()),
+            None => answer,
+        }
     }
 
     pub(super) fn status(status: &Status) -> Self {

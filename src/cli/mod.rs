@@ -144,8 +144,8 @@ impl Session<'_> {
     /// Decisions are about places of a plan, and change it: it is made twice.
     fn plan(&self, image: &OsStr, wish: Wish, resolve: &[Resolve]) -> Result<Answer, Failure> {
         let mut machine = self.machine()?;
-        let examine = |upgrade: &mut Upgrade<'_>, image| install::examine(upgrade, image);
-        let (mut plan, _) = self.upgrade(&mut machine, image, wish, examine)?;
+        let survey = |upgrade: &mut Upgrade<'_>, image| install::survey(upgrade, image);
+        let (mut plan, _) = self.upgrade(&mut machine, image, wish, survey)?;
         if !resolve.is_empty() {
             let Some(forecast) = &plan.config else {
                 let why = "the image does not say its defaults: nothing can be decided yet";
@@ -159,7 +159,7 @@ impl Session<'_> {
                 let _lock = machine.lock()?;
                 decide(&self.root, forecast, &decisions)?;
             }
-            (plan, _) = self.upgrade(&mut machine, image, wish, examine)?;
+            (plan, _) = self.upgrade(&mut machine, image, wish, survey)?;
         }
         Ok(Answer::plan(&machine, &plan, false, self.settings))
     }

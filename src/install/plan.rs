@@ -34,6 +34,8 @@ pub struct Plan {
     pub notices: Vec<Notice>,
     /// Rules that said no and were overridden by force.
     pub forced: Vec<Refusal>,
+    /// Rules that say no: nothing will be installed.
+    pub refusals: Vec<Refusal>,
 }
 
 impl Plan {
@@ -45,7 +47,7 @@ impl Plan {
     }
 }
 
-/// All rules, so that whoever is refused learns everything at once.
+/// Asks all rules, so that whoever is refused learns everything at once.
 ///
 /// `new_defaults` is the image's `config.tar.gz`, if it has one.
 pub(super) fn plan(
@@ -94,9 +96,6 @@ pub(super) fn plan(
     let (forced, refusals): (Vec<_>, Vec<_>) = refusals
         .into_iter()
         .partition(|r| wish.force && r.forceable);
-    if !refusals.is_empty() {
-        return Err(InstallError::Refused(refusals));
-    }
     Ok(Plan {
         installed: Installed {
             version: manifest.version.clone(),
@@ -116,6 +115,7 @@ pub(super) fn plan(
         config,
         notices,
         forced,
+        refusals,
     })
 }
 
