@@ -438,7 +438,6 @@ fn what_was_changed_and_is_not_kept_is_named() {
         ("etc/notes.txt", None, "added"),
         ("etc/board.json", None, "{}"),
         ("etc/config.apk-new", None, "theirs"),
-        ("etc/rc.d/S10x", None, "made by the system"),
         ("etc/sysupgrade/reports/1", None, "ours"),
         ("root/scratch", None, "in the home of root"),
         ("srv/scratch", None, "not watched"),
@@ -448,6 +447,7 @@ fn what_was_changed_and_is_not_kept_is_named() {
             upgrade.write("rom", path, text);
         }
     }
+    upgrade.link("root", "etc/rc.d/S10x", "../init.d/x");
     let (_, summary) = upgrade.archive();
     let named: Vec<_> = (summary.notices.iter())
         .filter(|notice| notice.kind == NoticeKind::NotKept)
