@@ -26,7 +26,8 @@ pub(crate) const KERNEL_A: u64 = 3 << 20;
 pub(crate) const KERNEL_B: u64 = 31 << 20;
 pub(crate) const KERNEL_LEN: usize = 20 << 20;
 
-fn sources() -> &'static Path {
+/// What the virtual router is built from.
+pub(crate) fn sources() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/qemu"))
 }
 
@@ -43,7 +44,7 @@ fn factory_disk() -> &'static Path {
     })
 }
 
-/// An image that the factory disk has in `/root` too.
+/// An image that was built beside the disk; the disk has some of them in `/root`, too.
 pub(crate) fn image(name: &str) -> PathBuf {
     factory_disk().with_file_name(name)
 }

@@ -1,10 +1,12 @@
 //! Upgrades of a running router, the good and the bad ones.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::{fs, io};
 
 use serde_json::Value;
 
-use crate::router::{Disk, Router, image};
+use crate::router::{Disk, Router, image, sources};
 use crate::server;
 
 /// Edits that must survive: one in a default, one in a file of the user's own.
@@ -13,49 +15,42 @@ fn edit_configuration(router: &mut Router) {
     router.run("echo \"config mine\" >/etc/config/mine");
 }
 
-/// All of `/etc/config` must be these files, and nothing else.
-fn assert_configuration(router: &mut Router, files: &[(&str, String)]) {
-    let found = router.run("cd /etc/config; for f in *; do echo \"== $f\"; cat $f; done; cd /");
+/// All of `/etc/config` must be what these layers of the image ship, with the edits, and nothing else.
+fn assert_configuration(router: &mut Router, layers: &[&str]) {
+    let mut files = BTreeMap::from([("mine".to_owned(), "config mine\n".to_owned())]);
+    for layer in layers {
+        files.extend(shipped(layer));
+    }
+    let system = files.get_mut("system").expect("every version has it");
+    *system = system.replace("router", "edited");
     let mut wanted = String::new();
     for (name, text) in files {
         let _ = write!(wanted, "== {name}\n{text}");
     }
+    let found = router.run("cd /etc/config; for f in *; do echo \"== $f\"; cat $f; done; cd /");
     assert_eq!(found, wanted);
 }
 
-macro_rules! shipped {
-    ($path:literal) => {
-        include_str!(concat!("../../qemu/", $path)).to_owned()
+/// What a layer of an image has in `/etc/config`.
+fn shipped(layer: &str) -> BTreeMap<String, String> {
+    let dir = sources().join(layer).join("etc/config");
+    let entries = fs::read_dir(dir).expect("a directory");
+    let file = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry.expect("an entry");
+        let text = fs::read_to_string(entry.path()).expect("a file");
+        (entry.file_name().into_string().expect("a name"), text)
     };
+    entries.map(file).collect()
 }
 
 /// The defaults of version 1, with the edits.
 fn assert_old_configuration(router: &mut Router) {
-    let files = [
-        ("dhcp", shipped!("root/etc/config/dhcp")),
-        ("mine", "config mine\n".to_owned()),
-        ("network", shipped!("root/etc/config/network")),
-        (
-            "system",
-            shipped!("root/etc/config/system").replace("router", "edited"),
-        ),
-    ];
-    assert_configuration(router, &files);
+    assert_configuration(router, &["root"]);
 }
 
 /// The defaults of version 2, with the edits.
 fn assert_new_configuration(router: &mut Router) {
-    let files = [
-        ("dhcp", shipped!("v2/etc/config/dhcp")),
-        ("firewall", shipped!("v2/etc/config/firewall")),
-        ("mine", "config mine\n".to_owned()),
-        ("network", shipped!("root/etc/config/network")),
-        (
-            "system",
-            shipped!("root/etc/config/system").replace("router", "edited"),
-        ),
-    ];
-    assert_configuration(router, &files);
+    assert_configuration(router, &["root", "v2"]);
 }
 
 /// A router with version 1 and edits, logged in.
