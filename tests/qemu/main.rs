@@ -4,6 +4,7 @@
 //! These tests need QEMU (`qemu/build` names the packages), and run with
 //! `cargo test --test qemu -- --ignored`.
 
+mod configuration;
 mod grub;
 mod router;
 mod server;
