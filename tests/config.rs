@@ -16,13 +16,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use sysupgrade_rs::config::apply::{self, Inputs, Target};
 use sysupgrade_rs::config::archive::{self, Source, Summary};
 use sysupgrade_rs::config::bundle::{Bundle, Scope};
 use sysupgrade_rs::config::keep::KeepList;
 use sysupgrade_rs::config::report::{NoticeKind, Report};
-use sysupgrade_rs::config::{ConfigError, reports};
+use sysupgrade_rs::config::{ConfigError, Deadline, reports};
 use sysupgrade_rs::digest::Digest;
 use sysupgrade_rs::files::{self, trace};
 use world::snapshot::{Entry, Snapshot};
@@ -1461,4 +1462,63 @@ fn power_may_go_at_any_moment_of_an_upgrade_into_an_overlay() {
         let found = Snapshot::read(&overlay).expect("read");
         assert_eq!(found, end, "{}\n{}", crash.story, found.differences(&end));
     }
+}
+
+#[test]
+fn a_first_boot_that_takes_too_long_applies_nothing() {
+    let upgrade = rich();
+    let archive = upgrade.save();
+    let (overlay, new) = (upgrade.tree("overlay"), upgrade.tree("new"));
+    let inputs = Inputs {
+        archive: &archive,
+        digest: Digest::of(&fs::read(&archive).expect("the archive")),
+        new_root: &new,
+        to_version: "2",
+        target: Target::Overlay(&overlay),
+    };
+    let late = apply::apply_by(Deadline::after(Duration::ZERO), &inputs);
+    let error = late.expect_err("too late");
+    assert!(matches!(error, ConfigError::TooSlow { .. }), "{error}");
+    assert_eq!(files::list(&overlay).expect("the overlay").len(), 0);
+    let report = apply::apply(&inputs).expect("in time");
+    assert!(!report.already_done);
+}
+
+#[test]
+fn a_step_that_was_taken_is_remembered_and_undone_by_an_image_that_does_not_have_it() {
+    let steps = r#"{"format":1,"steps":[{"id":"wide","component":"c","seq":1,"steps":[
+        {"op":"text.replace_line","path":"/etc/mode","match":"narrow","replace":"wide"}]}]}"#;
+    let up = Upgrade::new("/etc/mode\n");
+    up.write("rom", "etc/mode", "one\nnarrow\nlast\n");
+    up.write("root", "etc/mode", "mine\nnarrow\nlast\n");
+    up.write("new", "etc/mode", "one\nwide\nlast\n");
+    up.write("new", "lib/upgrade/migrations.json", steps);
+    let report = up.apply(&up.save()).expect("applied");
+    assert_eq!(report.steps.len(), 1);
+    assert_eq!(up.text("etc/mode").as_deref(), Some("mine\nwide\nlast\n"));
+    let state = up.tree("overlay/upper/etc/sysupgrade/state.json");
+    let state = fs::read_to_string(state).expect("the state");
+
+    // The same image again: nothing is left to do.
+    let again = Upgrade::new("/etc/mode\n");
+    for (tree, text) in [("rom", "one"), ("root", "mine"), ("new", "one")] {
+        again.write(tree, "etc/mode", format!("{text}\nwide\nlast\n"));
+    }
+    again.write("root", "etc/sysupgrade/state.json", &state);
+    again.write("new", "lib/upgrade/migrations.json", steps);
+    let report = again.apply(&again.save()).expect("applied");
+    assert_eq!(report.steps.len(), 0, "{:?}", report.steps);
+
+    // An older image, which has never heard of the step.
+    let down = Upgrade::new("/etc/mode\n");
+    down.write("rom", "etc/mode", "one\nwide\nlast\n");
+    down.write("root", "etc/mode", "mine\nwide\nlast\n");
+    down.write("new", "etc/mode", "one\nnarrow\nlast\n");
+    down.write("root", "etc/sysupgrade/state.json", &state);
+    let report = down.apply(&down.save()).expect("applied");
+    assert_eq!(report.steps.len(), 1, "{:?}", report.steps);
+    assert_eq!(
+        down.text("etc/mode").as_deref(),
+        Some("mine\nnarrow\nlast\n")
+    );
 }

@@ -19,6 +19,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::archive::{self, Unpacked};
 use super::build::{self, Difference};
@@ -27,7 +28,7 @@ use super::engine::{self, Context, Outcome, Verdict};
 use super::in_place::{self, Journal};
 use super::report::Report;
 use super::tree::Tree;
-use super::{ConfigError, EntryPath, STATE_DIR, reports};
+use super::{ConfigError, Deadline, EntryPath, STATE_DIR, reports};
 use crate::digest::Digest;
 use crate::files::{self, FileError};
 
@@ -56,20 +57,32 @@ pub enum Target<'a> {
     InPlace(&'a Path),
 }
 
-/// Brings the configuration of an archive to a new image.
+/// How long a first boot may take. Real ones take a second; whoever waits before a router that does
+/// not come up pulls its plug.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Brings the configuration of an archive to a new image, by the deadline.
 ///
 /// # Errors
-/// When the archive is damaged, a file cannot be read or written, there is no space, or the merge is
-/// refused. With an overlay, the configuration of the new slot is then as if it had not been tried.
+/// When the archive is damaged, a file cannot be read or written, there is no space, it takes too
+/// long, or the merge is refused. With an overlay, the configuration of the new slot is then as if it had not been tried.
 /// In place, too, if the journal was not written yet; later, calling again finishes.
-pub fn apply(inputs: &Inputs) -> Result<Report, ConfigError> {
+pub fn apply_by(deadline: Deadline, inputs: &Inputs) -> Result<Report, ConfigError> {
     match inputs.target {
-        Target::Overlay(dir) => overlay(inputs, dir),
-        Target::InPlace(root) => in_place(inputs, root),
+        Target::Overlay(dir) => overlay(inputs, dir, deadline),
+        Target::InPlace(root) => in_place(inputs, root, deadline),
     }
 }
 
-fn overlay(inputs: &Inputs, dir: &Path) -> Result<Report, ConfigError> {
+/// [`apply_by`] within [`LIMIT`].
+///
+/// # Errors
+/// As [`apply_by`].
+pub fn apply(inputs: &Inputs) -> Result<Report, ConfigError> {
+    apply_by(Deadline::after(LIMIT), inputs)
+}
+
+fn overlay(inputs: &Inputs, dir: &Path, deadline: Deadline) -> Result<Report, ConfigError> {
     let (upper, fresh) = (dir.join("upper"), dir.join("upper.new"));
     let scratch = dir.join("merge.tmp");
     files::remove_tree(&scratch)?;
@@ -78,13 +91,13 @@ fn overlay(inputs: &Inputs, dir: &Path) -> Result<Report, ConfigError> {
     }
     files::remove_tree(&fresh)?;
     files::make_dirs(dir, 0o755)?;
-    let prepared = Prepared::new(inputs, &scratch);
+    let prepared = Prepared::new(inputs, &scratch, deadline);
     let built = prepared.and_then(|mut prepared| {
         let tree = prepared.complete(1)?;
         let difference = Difference::new(&prepared.new, &tree);
         check_space(dir, difference.space())?;
         // The root of an upper layer gives the mounted root its permissions.
-        difference.build(&fresh, mode_of(inputs.new_root)?, true)?;
+        difference.build(&fresh, mode_of(inputs.new_root)?, true, deadline)?;
         files::sync_tree(&fresh)?;
         Ok(prepared.report)
     });
@@ -95,7 +108,7 @@ fn overlay(inputs: &Inputs, dir: &Path) -> Result<Report, ConfigError> {
     Ok(report)
 }
 
-fn in_place(inputs: &Inputs, root: &Path) -> Result<Report, ConfigError> {
+fn in_place(inputs: &Inputs, root: &Path, deadline: Deadline) -> Result<Report, ConfigError> {
     if let Some(journal) = Journal::read(root)? {
         return in_place::finish(root, journal, inputs.digest);
     }
@@ -104,12 +117,12 @@ fn in_place(inputs: &Inputs, root: &Path) -> Result<Report, ConfigError> {
     }
     let (staged, scratch) = in_place::prepare(root)?;
     let number = reports::next(root)?;
-    let built = Prepared::new(inputs, &scratch).and_then(|mut prepared| {
+    let built = Prepared::new(inputs, &scratch, deadline).and_then(|mut prepared| {
         let tree = prepared.complete(number)?;
         let difference = Difference::new(&prepared.new, &tree);
         // Each file lies there twice for a while.
         check_space(root, difference.space().saturating_mul(2))?;
-        let removed = difference.build(&staged, 0o700, false)?;
+        let removed = difference.build(&staged, 0o700, false, deadline)?;
         Ok((prepared.report, removed))
     });
     files::remove_tree(&scratch)?;
@@ -145,7 +158,7 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    fn new(inputs: &Inputs, scratch: &Path) -> Result<Self, ConfigError> {
+    fn new(inputs: &Inputs, scratch: &Path, deadline: Deadline) -> Result<Self, ConfigError> {
         let archive = inputs.archive;
         // What the install read back from the medium must still be there, not just in the cache.
         let file = files::open_past_cache(archive)?;
@@ -158,7 +171,8 @@ impl Prepared {
             return Err(ConfigError::damaged(archive.display().to_string(), problem));
         }
         let new = new_defaults(inputs.new_root, &unpacked)?;
-        let prepared = Self::meet(unpacked, new, inputs.to_version)?;
+        deadline.check()?;
+        let prepared = Self::meet(unpacked, new, inputs.to_version, deadline)?;
         match prepared.outcome.verdict() {
             Verdict::Refused => Err(ConfigError::Refused {
                 reasons: prepared.outcome.merge.refused,
@@ -172,6 +186,7 @@ impl Prepared {
         unpacked: Unpacked,
         new: Tree,
         to_version: &str,
+        deadline: Deadline,
     ) -> Result<Self, ConfigError> {
         let Unpacked {
             bundle,
@@ -180,7 +195,8 @@ impl Prepared {
             sha256,
             ..
         } = unpacked;
-        let context = Context::of(&bundle, &user, &new)?;
+        let mut context = Context::of(&bundle, &user, &new)?;
+        context.rules.deadline = deadline;
         let outcome = engine::run(base, user, &new, &context)?;
         let mut report = Report::of(&outcome, &bundle.from_version, to_version);
         report.archive = Some(sha256);

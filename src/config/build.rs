@@ -22,7 +22,7 @@ use super::reports::REPORTS;
 use super::stage::{Source, Stage};
 use super::steps::State;
 use super::tree::{Content, Entry, Meta, Tree};
-use super::{ConfigError, EntryPath};
+use super::{ConfigError, Deadline, EntryPath};
 use crate::files;
 
 /// Users' versions that had to give way, below a root.
@@ -176,9 +176,11 @@ impl<'t> Difference<'t> {
         dir: &Path,
         mode: u32,
         whiteouts: bool,
+        deadline: Deadline,
     ) -> Result<Vec<EntryPath>, ConfigError> {
         let mut stage = Stage::new(dir, mode)?;
         for (path, entry) in self.changed() {
+            deadline.check()?;
             self.make_parents(&mut stage, path)?;
             let Some((mut content, from)) = self.result.open(path)? else {
                 let (mut nothing, from) = (io::empty(), Path::new(""));

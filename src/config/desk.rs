@@ -37,7 +37,7 @@ use super::merge::{Rules, Scope};
 use super::report::Notice;
 use super::steps::{Applied, Facts, Migration, State};
 use super::tree::{Content, Entry, Kind, Meta, Tree};
-use super::{ConfigError, EntryPath};
+use super::{ConfigError, Deadline, EntryPath};
 use crate::files::{self, FileError};
 
 /// Why nothing came of it.
@@ -245,6 +245,7 @@ impl Context {
                 resolutions: Resolutions::default(),
                 services: None,
                 owners: None,
+                deadline: Deadline::default(),
             },
             migrations,
             state,
@@ -412,7 +413,7 @@ pub fn write_out(outcome: &Outcome, out: &Path) -> Result<(), DeskError> {
     let nothing = Tree::default();
     let difference = Difference::new(&nothing, &outcome.merge.result);
     let written = difference
-        .build(&beside, PLAIN_DIR.mode, false)
+        .build(&beside, PLAIN_DIR.mode, false, Deadline::default())
         .and_then(|_| Ok(files::rename(&beside, out)?));
     if let Err(error) = written {
         files::remove_tree(&beside)?;

@@ -19,7 +19,7 @@ use super::merge::{self, Merge, Rules, Scope, Versions};
 use super::report::Notice;
 use super::steps::{self, Facts, Migration, State, StepReport, StepSet};
 use super::tree::Tree;
-use super::{ConfigError, EntryPath};
+use super::{ConfigError, Deadline, EntryPath};
 
 /// Number of this engine. An image that names a higher one was made for rules that this program
 /// does not know: its plan is a forecast.
@@ -98,6 +98,7 @@ impl Context {
                 scope: Scope::Carried,
                 resolutions,
                 services: bundle.services.clone(),
+                deadline: Deadline::default(),
                 owners: Some(bundle.owners.clone()),
             },
             migrations: migrations(new)?,

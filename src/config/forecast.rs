@@ -14,7 +14,7 @@ use super::difference::Differences;
 use super::engine::{ENGINE, Verdict};
 use super::report::Report;
 use super::tree::Content;
-use super::{ConfigError, EntryPath};
+use super::{ConfigError, Deadline, EntryPath};
 use crate::digest::Digest;
 use crate::files::{self, FileError, NewFile};
 
@@ -74,7 +74,7 @@ fn run(
     let old = archive::unpack(file, &scratch.join("old"))?;
     let new = archive::unpack(image, &scratch.join("new"))?;
     let carried = content(&old.bundle);
-    let mut prepared = Prepared::meet(old, new.user, to_version)?;
+    let mut prepared = Prepared::meet(old, new.user, to_version, Deadline::default())?;
     let space = prepared.space()?.saturating_add(carried);
     let differences = prepared.differences()?;
     // The upgrade will save an archive of its own.

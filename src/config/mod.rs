@@ -52,6 +52,7 @@ pub mod uci;
 mod walk;
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -73,6 +74,26 @@ pub const MAX_ENTRIES: usize = 65_536;
 /// The most bytes of all files of an archive together, unpacked: bounds what a hostile archive of a
 /// few KiB can fill. Configurations are below 1 MiB, rarely some 100 MiB of certificates and lists.
 pub const MAX_CONTENT: u64 = 1 << 30;
+
+/// When work has to be done, if it has to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Deadline(Option<(Instant, Duration)>);
+
+impl Deadline {
+    /// So long from now.
+    #[must_use]
+    pub fn after(limit: Duration) -> Self {
+        Self(Some((Instant::now(), limit)))
+    }
+
+    /// Asked once a file: no single one takes long, they are bounded.
+    fn check(self) -> Result<(), ConfigError> {
+        match self.0 {
+            Some((start, limit)) if start.elapsed() >= limit => Err(ConfigError::TooSlow { limit }),
+            _ => Ok(()),
+        }
+    }
+}
 
 /// Why a configuration could not be kept, merged or restored.
 #[derive(Debug, Error)]
@@ -118,6 +139,12 @@ pub enum ConfigError {
         /// What is wrong with it.
         #[source]
         source: serde_json::Error,
+    },
+    /// A first boot that takes longer looks like a dead router. Nothing was applied.
+    #[error("it takes more than {} s", limit.as_secs())]
+    TooSlow {
+        /// How long it may take.
+        limit: Duration,
     },
     /// The rules do not allow a result. Nothing was written.
     #[error("the configuration cannot be merged: {}", reasons.join("; "))]

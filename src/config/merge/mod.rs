@@ -39,7 +39,7 @@ use super::report::{
     Winner,
 };
 use super::tree::{Content, Entry, Kind, Meta, Tree};
-use super::{ConfigError, EntryPath, STATE_DIR};
+use super::{ConfigError, Deadline, EntryPath, STATE_DIR};
 use crate::digest::Digest;
 pub(crate) use policy::Merger;
 
@@ -54,6 +54,8 @@ pub struct Rules {
     pub resolutions: Resolutions,
     /// Services that were enabled; read from the trees if `None`.
     pub services: Option<Services>,
+    /// When it has to be done.
+    pub deadline: Deadline,
     /// Names of the numeric owners of the user's files; read from the user's accounts if `None`.
     pub owners: Option<Owners>,
 }
@@ -176,6 +178,7 @@ pub fn merge(versions: Versions, rules: &Rules) -> Result<Merge, ConfigError> {
     paths.sort_unstable();
     paths.dedup();
     for path in paths {
+        rules.deadline.check()?;
         if path.is_within(STATE_DIR) || versions.service(path).is_some() {
             continue;
         }

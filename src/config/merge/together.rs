@@ -315,6 +315,7 @@ mod tests {
     use super::super::scope::Declared;
     use super::super::{Rules, Scope, merge};
     use super::*;
+    use crate::config::Deadline;
     use crate::config::merge::policy::Policy;
     use crate::config::merge::resolve::Resolutions;
     use crate::config::tree::Meta;
@@ -340,6 +341,7 @@ mod tests {
             scope: Scope::Etc(Declared::default()),
             resolutions: Resolutions::default(),
             services: None,
+            deadline: Deadline::default(),
             owners: None,
         };
         let script = ("etc/init.d/lamp", "START=50\n");
