@@ -8,8 +8,8 @@
 //! * the tree functions ([`make_dir`], [`symlink`], [`remove_tree`], ...): not durable by themselves,
 //!   for building a tree that [`sync_tree`] and then [`rename`] make real.
 //!
-//! Errors carry the verb and the path. With the feature `powercut` every change is recorded, see
-//! [`trace`].
+//! Errors carry the verb and the path. With the feature `powercut` every change is recorded, and
+//! may be refused as a full disk refuses it, see [`trace`].
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -20,7 +20,7 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, Mode, OFlags};
+use rustix::fs::{Advice, FileType, Mode, OFlags};
 use thiserror::Error;
 
 #[cfg(feature = "powercut")]
@@ -37,6 +37,14 @@ macro_rules! record {
         });
     };
 }
+
+/// Lets the tests refuse a change, as a full disk would; in a router's binary, always room.
+#[cfg(not(feature = "powercut"))]
+fn room(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+#[cfg(feature = "powercut")]
+use trace::room;
 
 /// An operation on a file that failed.
 #[derive(Debug, Error)]
@@ -167,12 +175,10 @@ impl NewFile {
     }
 
     fn create_at(path: &Path, temporary: &Path, mode: u32) -> Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(temporary)
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(mode);
+        let file = room(temporary)
+            .and_then(|()| options.open(temporary))
             .map_err(FileError::at("create", temporary))?;
         file.set_permissions(fs::Permissions::from_mode(mode))
             .map_err(FileError::at("set the mode of", temporary))?;
@@ -210,7 +216,8 @@ impl NewFile {
         let Some(file) = self.file.take() else {
             return Ok(());
         };
-        file.sync_all()
+        room(&self.temporary)
+            .and_then(|()| file.sync_all())
             .map_err(FileError::at("sync", &self.temporary))?;
         record!(Sync {
             path: self.temporary.clone()
@@ -242,7 +249,7 @@ impl Write for NewFile {
         let Some(file) = self.file.as_mut() else {
             return Err(io::Error::other("file is closed"));
         };
-        let count = file.write(bytes)?;
+        let count = room(&self.temporary).and_then(|()| file.write(bytes))?;
         record!(Write {
             path: self.temporary.clone(),
             offset: self.len,
@@ -452,7 +459,7 @@ impl InPlace {
 /// # Errors
 /// When it cannot be created, or something else has that name.
 pub fn make_dir(path: &Path, mode: u32) -> Result<()> {
-    match fs::DirBuilder::new().mode(mode).create(path) {
+    match room(path).and_then(|()| fs::DirBuilder::new().mode(mode).create(path)) {
         Ok(()) => {
             fs::set_permissions(path, fs::Permissions::from_mode(mode))
                 .map_err(FileError::at("set the mode of", path))?;
@@ -500,7 +507,9 @@ pub fn exists(path: &Path) -> bool {
 /// # Errors
 /// When the name is taken or the system refuses.
 pub fn symlink(target: &Path, path: &Path) -> Result<()> {
-    std::os::unix::fs::symlink(target, path).map_err(FileError::at("link", path))?;
+    room(path)
+        .and_then(|()| std::os::unix::fs::symlink(target, path))
+        .map_err(FileError::at("link", path))?;
     record!(Symlink {
         path: path.to_owned(),
         target: target.to_owned()
@@ -513,14 +522,13 @@ pub fn symlink(target: &Path, path: &Path) -> Result<()> {
 /// # Errors
 /// When the name is taken or the file system knows no device nodes.
 pub fn whiteout(path: &Path) -> Result<()> {
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        path,
-        rustix::fs::FileType::CharacterDevice,
-        Mode::empty(),
-        rustix::fs::makedev(0, 0),
-    )
-    .map_err(FileError::at("hide", path))?;
+    let make = || {
+        let (kind, device) = (FileType::CharacterDevice, rustix::fs::makedev(0, 0));
+        rustix::fs::mknodat(rustix::fs::CWD, path, kind, Mode::empty(), device)
+    };
+    room(path)
+        .and_then(|()| Ok(make()?))
+        .map_err(FileError::at("hide", path))?;
     record!(Whiteout {
         path: path.to_owned()
     });
@@ -538,7 +546,8 @@ pub fn is_whiteout(metadata: &fs::Metadata) -> bool {
 /// # Errors
 /// When the system refuses.
 pub fn set_mode(path: &Path, mode: u32) -> Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    room(path)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
         .map_err(FileError::at("set the mode of", path))?;
     record!(SetMode {
         path: path.to_owned(),
@@ -657,7 +666,9 @@ pub fn list(path: &Path) -> Result<Vec<OsString>> {
 /// # Errors
 /// When the system refuses.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).map_err(FileError::at("rename", from))?;
+    room(to)
+        .and_then(|()| fs::rename(from, to))
+        .map_err(FileError::at("rename", from))?;
     record!(Rename {
         from: from.to_owned(),
         to: to.to_owned()
@@ -670,7 +681,8 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
 /// # Errors
 /// When the medium fails.
 pub fn sync_dir(path: &Path) -> Result<()> {
-    File::open(path)
+    room(path)
+        .and_then(|()| File::open(path))
         .and_then(|dir| dir.sync_all())
         .map_err(FileError::at("sync", path))?;
     record!(Sync {
@@ -699,7 +711,8 @@ fn sync_each(path: &Path) -> Result<()> {
         if metadata.is_dir() {
             sync_each(&entry)?;
         } else if metadata.is_file() {
-            File::open(&entry)
+            room(&entry)
+                .and_then(|()| File::open(&entry))
                 .and_then(|file| file.sync_all())
                 .map_err(FileError::at("sync", &entry))?;
             record!(Sync { path: entry });

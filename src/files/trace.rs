@@ -1,7 +1,10 @@
-//! Records every change that [`crate::files`] makes, for the power-cut tests.
+//! Records every change that [`crate::files`] makes, for the power-cut tests, and refuses some of
+//! them, for the tests of full disks.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 /// One change to a file system, in the order it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,4 +73,44 @@ pub fn record<T>(work: impl FnOnce() -> T) -> (T, Vec<Op>) {
     LOG.set(Some(Vec::new()));
     let result = work();
     (result, LOG.take().unwrap_or_default())
+}
+
+/// A file system without room.
+struct Full {
+    dir: PathBuf,
+    changes: Range<usize>,
+    seen: usize,
+}
+
+thread_local! {
+    static FULL: RefCell<Option<Full>> = const { RefCell::new(None) };
+}
+
+/// Says before a change whether there is room for it.
+pub(super) fn room(path: &Path) -> io::Result<()> {
+    FULL.with_borrow_mut(|full| match full {
+        Some(full) if path.starts_with(&full.dir) => {
+            let number = full.seen;
+            full.seen += 1;
+            match full.changes.contains(&number) {
+                true => Err(rustix::io::Errno::NOSPC.into()),
+                false => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    })
+}
+
+/// Runs `work` while the file system at `dir` is full for some of the changes that this thread asks
+/// of it, by their numbers from 0 on. What is removed needs no room and has no number; nor has what
+/// [`InPlace`](super::InPlace) writes, where the room is. Returns how many changes were asked for,
+/// too.
+pub fn full<T>(dir: &Path, changes: Range<usize>, work: impl FnOnce() -> T) -> (T, usize) {
+    FULL.set(Some(Full {
+        dir: dir.to_owned(),
+        changes,
+        seen: 0,
+    }));
+    let result = work();
+    (result, FULL.take().map_or(0, |full| full.seen))
 }
