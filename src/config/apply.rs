@@ -102,8 +102,11 @@ fn overlay(inputs: &Inputs, dir: &Path, deadline: Deadline) -> Result<Report, Co
         Ok(prepared.report)
     });
     files::remove_tree(&scratch)?;
-    let report = tidied(&fresh, built)?;
-    files::rename(&fresh, &upper)?;
+    let named = built.and_then(|report| {
+        files::rename(&fresh, &upper)?;
+        Ok(report)
+    });
+    let report = tidied(&fresh, named)?;
     files::sync_dir(dir)?;
     Ok(report)
 }
@@ -113,6 +116,7 @@ fn in_place(inputs: &Inputs, root: &Path, deadline: Deadline) -> Result<Report, 
         return in_place::finish(root, journal, inputs.digest);
     }
     if let Some(report) = done_before(inputs, root)? {
+        in_place::clear(root)?; // power may have gone when only that was left to do
         return Ok(report);
     }
     let (staged, scratch) = in_place::prepare(root)?;

@@ -50,7 +50,6 @@ pub fn forecast(
     scratch: &Path,
 ) -> Result<Forecast, ConfigError> {
     files::remove_tree(scratch)?;
-    files::make_dirs(scratch, 0o700)?;
     let found = run(source, image, to_version, scratch);
     files::remove_tree(scratch)?;
     let is_guess = engine > ENGINE;
@@ -66,6 +65,7 @@ fn run(
     to_version: &str,
     scratch: &Path,
 ) -> Result<Forecast, ConfigError> {
+    files::make_dirs(scratch, 0o700)?;
     let archive = scratch.join("archive");
     let mut file = NewFile::create_directly(&archive, 0o600)?;
     archive::write(&mut file, source)?;

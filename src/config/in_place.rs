@@ -49,10 +49,15 @@ struct Step {
 /// Begins a transaction: the directory to build its tree in, and one for scratch; neither exists.
 pub(super) fn prepare(root: &Path) -> Result<(PathBuf, PathBuf), ConfigError> {
     let dir = root.join(TRANSACTION);
-    files::remove_tree(&dir)?;
+    clear(root)?;
     files::make_dirs(&root.join("etc"), 0o755)?;
     files::make_dirs(&dir, 0o700)?;
     Ok((tree_of(root), dir.join("scratch")))
+}
+
+/// Removes what a cut has left of a transaction without a journal.
+pub(super) fn clear(root: &Path) -> Result<(), ConfigError> {
+    Ok(files::remove_tree(&root.join(TRANSACTION))?)
 }
 
 fn tree_of(root: &Path) -> PathBuf {
@@ -138,7 +143,7 @@ pub(super) fn finish(
     }
     reports::prune(root)?;
     files::remove_durably(&journal_of(root))?;
-    files::remove_tree(&root.join(TRANSACTION))?;
+    clear(root)?;
     Ok(report)
 }
 
