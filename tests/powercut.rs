@@ -18,17 +18,15 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use sysupgrade_rs::boot::{Bootloader, GrubEnv};
+use sysupgrade_rs::digest::Digest;
 use sysupgrade_rs::files;
 use sysupgrade_rs::files::trace::{self, Op};
 use sysupgrade_rs::slots::{BootState, Condition, Slot};
 
-use sim::{Crash, Disk, Random, cuts, path_of};
+use sim::{Crash, Disk, Random, cuts, one_each, path_of};
 use world::router::{Booted, PERSISTENT, Result, Router};
 use world::snapshot::{Entry, Snapshot};
-use world::{System, World, describe};
-
-/// Of so many disks that a cut left behind, one is cut a second time.
-const ONE_IN: usize = 5;
+use world::{System, World, describe, lived_in};
 
 /// How often a disk that is cut a second time is.
 const SECOND_CUTS: usize = 5;
@@ -118,23 +116,34 @@ struct Upgrade {
     image: Vec<u8>,
     keep: bool,
     legs: Vec<Leg>,
+    losses: Losses,
+}
+
+/// What is tried of the many things that a cut in one operation can do to a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Losses {
+    All,
+    /// One of them, by chance: enough for a run of hundreds of operations of the same few kinds.
+    OneEach,
+}
+
+impl Losses {
+    /// Of so many disks that a cut left behind, one is cut a second time.
+    fn one_in(self) -> usize {
+        match self {
+            Self::All => 5,
+            Self::OneEach => 50,
+        }
+    }
 }
 
 /// Runs `work` on a router and records what it writes to the disk.
 fn record(router: &Router, work: impl FnOnce() -> Result<()>) -> Result<(Snapshot, Vec<Op>)> {
-    let start = persistent(router.dir())?;
+    let start = router.disk()?;
     let (done, mut log) = trace::record(work);
     done?;
     log.retain(|op| on_disk(op, router.dir()));
     Ok((start, log))
-}
-
-/// What is left without power.
-fn persistent(dir: &Path) -> Result<Snapshot> {
-    let mut all = Snapshot::read(dir)?;
-    all.0
-        .retain(|path, _| PERSISTENT.iter().any(|kept| path.starts_with(kept)));
-    Ok(all)
 }
 
 fn on_disk(op: &Op, dir: &Path) -> bool {
@@ -166,6 +175,7 @@ impl Upgrade {
             image: world.image(new)?,
             keep,
             legs: Vec::new(),
+            losses: Losses::All,
         })
     }
 
@@ -197,7 +207,7 @@ impl Upgrade {
         let (start, log) = record(router, || work(self))?;
         let mut disk = Disk::new(router.dir(), &start);
         log.iter().for_each(|op| disk.apply(op));
-        let (told, found) = (disk.live(), persistent(router.dir())?);
+        let (told, found) = (disk.live(), router.disk()?);
         if told != found {
             let differences = found.differences(&told);
             return Err(format!("{name} wrote what was not recorded:\n{differences}").into());
@@ -242,6 +252,7 @@ impl Upgrade {
     fn power_on(&self, router: &Router) -> Result<Slot> {
         let slot = power_on(router)?;
         self.side(slot).check(router)?;
+        self.check_archive(router)?;
         let target = self.new.slot;
         if slot != target && state(router)?.condition(target) != Condition::Unbootable {
             let parts = parts(router, target)?;
@@ -253,9 +264,22 @@ impl Upgrade {
         Ok(slot)
     }
 
+    /// Complains if the archive of a slot on trial is not what the install recorded.
+    fn check_archive(&self, router: &Router) -> Result<()> {
+        let (target, name) = (self.new.slot, router.name(self.new.slot));
+        let data = world::machine(router)?.data;
+        if let Condition::Trial(_) = state(router)?.condition(target)
+            && let Some(archive) = data.installed(name)?.and_then(|slot| slot.archive)
+            && Digest::of(&fs::read(data.archive_file(name))?) != archive.sha256
+        {
+            return Err("the archive was changed before its slot was confirmed".into());
+        }
+        Ok(())
+    }
+
     /// What has to be true of a router with this disk, whatever it went through.
     fn survives(&self, dir: &Path, disk: &Snapshot, finds: Finds, give_up: bool) -> Result<()> {
-        let router = &set_up(dir, disk)?;
+        let router = &Router::with_disk(dir, disk)?;
         if finds == Finds::OldAfterRefusal {
             while let Booted::Refused(_) = router.boot(|| world::first_boot(router))? {}
         }
@@ -287,6 +311,9 @@ impl Upgrade {
         if Snapshot::read(&router.upper(self.old.slot))? != self.old.upper {
             return Err("the configuration of the old system was changed".into());
         }
+        if world::machine(router)?.data.scratch().exists() {
+            return Err("the scratch of a plan that was cut is still there".into());
+        }
         Ok(())
     }
 
@@ -306,15 +333,21 @@ impl Upgrade {
         let dir = dir.path().join("router");
         let mut tally = Tally::default();
         for leg in &self.legs {
-            let (crashes, count) = cuts(&self.dir, &leg.start, &leg.log, random);
+            let (mut crashes, count) = cuts(&self.dir, &leg.start, &leg.log, random);
             tally.cuts += count;
+            if self.losses == Losses::OneEach {
+                crashes = one_each(crashes, random);
+            }
             for crash in &crashes {
                 let story = format!("{}: {}", leg.name, crash.story);
                 let finds = leg.finds[usize::from(crash.after_the_end)];
                 let survived = self.survives(&dir, &crash.disk, finds, random.coin());
                 let whole = survived.is_ok();
                 tally.add(&story, survived);
-                if whole && finds != Finds::OldAfterRefusal && random.below(ONE_IN) == 0 {
+                if whole
+                    && finds != Finds::OldAfterRefusal
+                    && random.below(self.losses.one_in()) == 0
+                {
                     self.cut_again(&dir, &story, crash, random, &mut tally)?;
                 }
             }
@@ -331,7 +364,7 @@ impl Upgrade {
         random: &mut Random,
         tally: &mut Tally,
     ) -> Result<()> {
-        let router = &set_up(dir, &crash.disk)?;
+        let router = &Router::with_disk(dir, &crash.disk)?;
         let (start, log) = record(router, || {
             if self.power_on(router)? == self.old.slot {
                 world::install(router, &self.image, self.keep)?;
@@ -371,15 +404,6 @@ impl Tally {
                 .push(format!("{story}\n  {}", describe(&*error)));
         }
     }
-}
-
-/// A router without power that has this disk.
-fn set_up(dir: &Path, disk: &Snapshot) -> Result<Router> {
-    if dir.exists() {
-        fs::remove_dir_all(dir)?;
-    }
-    disk.write(dir)?;
-    Router::at(dir)
 }
 
 /// What the running system shows. The digest in a report is left out: an archive made a second time
@@ -600,4 +624,47 @@ fn a_first_boot_that_refuses_survives_power_cuts_everywhere() -> Result<()> {
     )?;
     upgrade.new.views = upgrade.rehearse(&world)?;
     cut_everywhere("first boot that refuses", &upgrade)
+}
+
+/// A router that runs version 1 of a system with a bit of everything, and has been lived in.
+fn lived_in() -> Result<World> {
+    let world = World::new(&lived_in::system(1))?;
+    power_on(&world.router)?;
+    lived_in::generate(world.router.dir())?;
+    lived_in::move_in(world.router.dir(), "one")?;
+    world.router.write_back()?;
+    lived_in::take_new(
+        &world,
+        &lived_in::system(2),
+        "etc/config/network",
+        "lan.mtu",
+    )?;
+    world.router.write_back()?;
+    Ok(world)
+}
+
+#[test]
+fn an_upgrade_of_a_lived_in_system_survives_power_cuts_everywhere() -> Result<()> {
+    let world = lived_in()?;
+    let router = &world.router;
+    let mut upgrade = Upgrade::live(&world, &lived_in::system(1), &lived_in::system(2), true)?;
+    upgrade.confirm(router)?;
+    lived_in::check_upgraded(&router.view()?);
+    upgrade.losses = Losses::OneEach;
+    cut_everywhere("upgrade of a lived-in system", &upgrade)
+}
+
+#[test]
+fn a_way_back_of_a_lived_in_system_survives_power_cuts_everywhere() -> Result<()> {
+    let world = lived_in()?;
+    let router = &world.router;
+    Upgrade::live(&world, &lived_in::system(1), &lived_in::system(2), true)?.confirm(router)?;
+    lived_in::move_in(router.dir(), "two")?;
+    router.write_back()?;
+    let mut upgrade = Upgrade::live(&world, &lived_in::system(2), &lived_in::system(3), true)?;
+    upgrade.confirm(router)?;
+    lived_in::check_way_back(&router.view()?);
+    upgrade.losses = Losses::OneEach;
+    upgrade.legs.retain(|leg| leg.name == "first boot"); // the others are as those of any upgrade
+    cut_everywhere("downgrade of a lived-in system", &upgrade)
 }

@@ -19,6 +19,8 @@ const RANDOM_LOSSES: usize = 6;
 
 /// A disk that a cut left behind.
 pub struct Crash {
+    /// The operation that was cut; after the end, their number.
+    pub operation: usize,
     /// True if the run had come to its end.
     pub after_the_end: bool,
     /// How it came about, for messages.
@@ -59,6 +61,7 @@ pub fn cuts(root: &Path, start: &Snapshot, log: &[Op], random: &mut Random) -> (
                     None => format!("cut after all {} operations; {how}", log.len()),
                 };
                 crashes.push(Crash {
+                    operation: done,
                     after_the_end,
                     story,
                     disk: content,
@@ -124,6 +127,27 @@ pub fn cuts(root: &Path, start: &Snapshot, log: &[Op], random: &mut Random) -> (
         }
     }
     (crashes, count)
+}
+
+/// Of each operation, one of the disks that a cut in it leaves behind, by chance.
+pub fn one_each(crashes: Vec<Crash>, random: &mut Random) -> Vec<Crash> {
+    let mut chosen: Vec<Crash> = Vec::new();
+    let mut of_this_operation = 0;
+    for crash in crashes {
+        match chosen.last_mut() {
+            Some(last) if last.operation == crash.operation => {
+                of_this_operation += 1;
+                if random.below(of_this_operation) == 0 {
+                    *last = crash;
+                }
+            }
+            _ => {
+                of_this_operation = 1;
+                chosen.push(crash);
+            }
+        }
+    }
+    chosen
 }
 
 /// Where a write is torn: after its first byte, in mid-block, in mid-sector, between sectors; a small

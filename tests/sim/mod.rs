@@ -23,7 +23,7 @@ mod cuts;
 mod disk;
 mod proof;
 
-pub use cuts::{Crash, cuts, path_of};
+pub use cuts::{Crash, cuts, one_each, path_of};
 pub use disk::Disk;
 
 /// What a disk writes whole or not at all, if it is a kind one.

@@ -4,25 +4,26 @@
 //! The router is worked by the library, in this process, so that what it writes can be recorded.
 #![allow(dead_code, unreachable_pub, reason = "no test uses all of it")]
 
+pub mod lived_in;
 pub mod router;
 pub mod snapshot;
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use sysupgrade_rs::data::What;
+use sysupgrade_rs::files;
 use sysupgrade_rs::first_boot::{self, FirstBootError};
 use sysupgrade_rs::image::{self, Encoding};
-use sysupgrade_rs::install::{self, Done, Upgrade, Watch, Wish};
+use sysupgrade_rs::install::{self, Done, InstallError, Plan, Upgrade, Watch, Wish};
 use sysupgrade_rs::machine::Machine;
 use sysupgrade_rs::trust::usign::SecretKey;
 use sysupgrade_rs::{system, trial};
 use tempfile::TempDir;
 
 use router::{Result, Router};
-use snapshot::{Entry, Snapshot};
+use snapshot::Snapshot;
 
 /// Size of a part.
 const PART_SIZE: usize = 32 << 10;
@@ -36,6 +37,8 @@ pub struct System {
     pub version: u8,
     pub kernel: Vec<u8>,
     pub root: Snapshot,
+    /// Its image says its defaults, so that what becomes of the configuration is planned.
+    pub says_defaults: bool,
 }
 
 impl System {
@@ -47,6 +50,7 @@ impl System {
             version,
             kernel: kernel(version),
             root: Snapshot::default(),
+            says_defaults: false,
         };
         system
             .with("etc/os-release", &format!("VERSION_ID=\"{version}\"\n"))
@@ -71,16 +75,7 @@ impl System {
 
     /// With this file in its root.
     pub fn with(mut self, path: &str, text: &str) -> Self {
-        let path = Path::new(path);
-        for dir in path.ancestors().skip(1).filter(|dir| *dir != Path::new("")) {
-            self.root
-                .0
-                .insert(dir.to_owned(), Entry::Dir { mode: 0o755 });
-        }
-        let data = Arc::new(text.as_bytes().to_vec());
-        self.root
-            .0
-            .insert(path.to_owned(), Entry::File { mode: 0o644, data });
+        self.root.put_file(path, 0o644, text);
         self
     }
 
@@ -151,6 +146,13 @@ impl World {
                 path,
             })
         };
+        let defaults = self.dir.path().join("defaults");
+        if system.says_defaults {
+            files::remove_tree(&defaults)?;
+            for dir in ["etc", "lib"] {
+                system.root.below(dir).write(&defaults.join(dir))?;
+            }
+        }
         let mut spec = image::Spec {
             boards: vec!["virtual,router".to_owned()],
             version: system.version.to_string(),
@@ -161,7 +163,7 @@ impl World {
                 part("kernel", &system.kernel)?,
                 part("root", &system.root_part()?)?,
             ],
-            defaults: None,
+            defaults: system.says_defaults.then_some(defaults),
             generated: std::collections::BTreeMap::new(),
             block_size: BLOCK_SIZE,
             encoding: Encoding::Plain,
@@ -173,13 +175,28 @@ impl World {
     }
 }
 
-fn machine(router: &Router) -> Result<Machine> {
+pub fn machine(router: &Router) -> Result<Machine> {
     let board = system::read_board(router.dir(), None)?;
     Ok(system::open(router.dir(), board)?)
 }
 
 /// `sysupgrade-rs --no-reboot IMAGE`, with `-n` unless `keep`.
 pub fn install(router: &Router, image: &[u8], keep: bool) -> Result<Done> {
+    upgrade(router, keep, |upgrade| install::install(upgrade, image))
+}
+
+/// `sysupgrade-rs plan IMAGE`.
+pub fn plan(router: &Router, image: &[u8]) -> Result<Plan> {
+    upgrade(router, true, |upgrade| {
+        Ok(install::examine(upgrade, image)?.0)
+    })
+}
+
+fn upgrade<T>(
+    router: &Router,
+    keep: bool,
+    work: impl FnOnce(&mut Upgrade<'_>) -> std::result::Result<T, InstallError>,
+) -> Result<T> {
     let mut machine = machine(router)?;
     let mut upgrade = Upgrade {
         lock: machine.lock()?,
@@ -197,7 +214,7 @@ pub fn install(router: &Router, image: &[u8], keep: bool) -> Result<Done> {
             stop: &AtomicBool::new(false),
         },
     };
-    Ok(install::install(&mut upgrade, image)?)
+    Ok(work(&mut upgrade)?)
 }
 
 /// `sysupgrade-rs first-boot`. False if it gave the slot up.

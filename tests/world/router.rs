@@ -61,6 +61,23 @@ impl Router {
         })
     }
 
+    /// A router without power in this directory, with this on its disk.
+    pub fn with_disk(dir: &Path, disk: &Snapshot) -> Result<Self> {
+        if dir.exists() {
+            fs::remove_dir_all(dir)?;
+        }
+        disk.write(dir)?;
+        Self::at(dir)
+    }
+
+    /// What is left without power.
+    pub fn disk(&self) -> Result<Snapshot> {
+        let mut all = Snapshot::read(&self.dir)?;
+        all.0
+            .retain(|path, _| PERSISTENT.iter().any(|kept| path.starts_with(kept)));
+        Ok(all)
+    }
+
     /// The directory that stands for the machine.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -175,6 +175,28 @@ impl Snapshot {
         Self(self.0.iter().filter_map(inside).collect())
     }
 
+    /// Puts an entry there, with the directories that lead to it.
+    pub fn put(&mut self, path: impl AsRef<Path>, entry: Entry) {
+        let path = path.as_ref();
+        for dir in path.ancestors().skip(1).filter(|dir| *dir != Path::new("")) {
+            let plain = Entry::Dir { mode: 0o755 };
+            self.0.entry(dir.to_owned()).or_insert(plain);
+        }
+        self.0.insert(path.to_owned(), entry);
+    }
+
+    /// Puts a file there.
+    pub fn put_file(&mut self, path: impl AsRef<Path>, mode: u32, text: &str) {
+        let data = Arc::new(text.as_bytes().to_vec());
+        self.put(path, Entry::File { mode, data });
+    }
+
+    /// Puts a link there.
+    pub fn put_link(&mut self, path: impl AsRef<Path>, target: &str) {
+        let target = target.into();
+        self.put(path, Entry::Link { target });
+    }
+
     /// Takes away what has that name, with everything below it.
     pub fn remove(&mut self, name: impl AsRef<Path>) {
         self.0.retain(|path, _| !path.starts_with(&name));
