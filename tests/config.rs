@@ -26,6 +26,7 @@ use sysupgrade_rs::config::report::{NoticeKind, Report};
 use sysupgrade_rs::config::{ConfigError, Deadline, reports};
 use sysupgrade_rs::digest::Digest;
 use sysupgrade_rs::files::{self, trace};
+use world::lived_in;
 use world::snapshot::{Entry, Snapshot};
 
 const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/openwrt");
@@ -1391,35 +1392,126 @@ fn the_last_five_reports_are_kept_in_place() {
     );
 }
 
-#[test]
-fn power_may_go_at_any_moment_of_an_upgrade_in_place() {
-    let upgrade = varied();
+/// Cuts an upgrade in place in every operation, and a few of the runs that recover once more.
+fn cut_in_place(title: &str, upgrade: &Upgrade, random: &mut sim::Random) {
+    const ONE_IN: usize = 100;
+    const SECOND_CUTS: usize = 20;
+    let seed = random.0;
     let archive = upgrade.save();
+    let bytes = fs::read(&archive).expect("the archive");
     let root = upgrade.tree("new");
     let start = Snapshot::read(&root).expect("read");
     let (done, log) = trace::record(|| apply_in_place(&archive, &root));
     done.expect("applied");
-    let end = configuration(&Snapshot::read(&root).expect("read"));
-    let (crashes, cuts) = sim::cuts(&root, &start, &log, &mut sim::Random(3));
+    let end = Snapshot::read(&root).expect("read");
+    let place = upgrade.tree("crashed");
+    let recover = |crash: &sim::Crash| {
+        files::remove_tree(&place).expect("tidy");
+        crash.disk.write(&place).expect("write");
+        let (done, log) = trace::record(|| apply_in_place(&archive, &place));
+        let report = done.unwrap_or_else(|error| panic!("{}: {error}", crash.story));
+        let done_before = !crash.after_the_end || report.already_done;
+        assert!(done_before, "{}", crash.story);
+        let found = Snapshot::read(&place).expect("read");
+        assert_eq!(found, end, "{}\n{}", crash.story, found.differences(&end));
+        log
+    };
+    let (mut crashes, cuts) = sim::cuts(&root, &start, &log, random);
+    if log.len() > 200 {
+        crashes = sim::one_each(crashes, random);
+    }
+    let mut twice = 0;
+    for crash in &crashes {
+        let log = recover(crash);
+        if random.below(ONE_IN) == 0 {
+            let (again, _) = sim::cuts(&place, &crash.disk, &log, random);
+            for _ in 0..SECOND_CUTS {
+                twice += 1;
+                recover(&again[random.below(again.len())]);
+            }
+        }
+    }
+    assert!(fs::read(&archive).expect("the archive") == bytes);
     println!(
-        "{cuts} cuts in {} operations, {} different disks",
+        "{title}: {cuts} cuts in {} operations, {} different disks tried, {twice} cut twice, seed {seed}",
         log.len(),
         crashes.len()
     );
     assert!(cuts > 500, "{cuts}");
-    for crash in crashes {
-        let place = upgrade.tree("crashed");
+}
+
+#[test]
+fn power_may_go_at_any_moment_of_an_upgrade_in_place() {
+    cut_in_place("in place", &varied(), &mut sim::Random(3));
+}
+
+/// A system that was lived in, and its upgrade.
+fn lived_in_upgrade(old: &Snapshot, running: &Snapshot, new: &Snapshot) -> Upgrade {
+    let upgrade = Upgrade { dir: scratch() };
+    for (tree, content) in [("rom", old), ("root", running), ("new", new)] {
+        content.write(&upgrade.tree(tree)).expect("written");
+    }
+    upgrade
+}
+
+/// From version 1 to 2, and from what that leads to in place to version 3.
+fn lived_in_upgrades() -> [Upgrade; 2] {
+    let [old, new, last] = [1, 2, 3].map(|version| lived_in::system(version).root);
+    let forward = lived_in_upgrade(&old, &old, &new);
+    lived_in::generate(&forward.tree("root")).expect("generated");
+    lived_in::move_in(&forward.tree("root"), "one").expect("moved in");
+    let there = lived_in_upgrade(
+        &old,
+        &Snapshot::read(&forward.tree("root")).expect("read"),
+        &new,
+    );
+    apply_in_place(&there.save(), &there.tree("new")).expect("applied");
+    let running = Snapshot::read(&there.tree("new")).expect("read");
+    let back = lived_in_upgrade(&new, &running, &last);
+    lived_in::move_in(&back.tree("root"), "two").expect("moved in");
+    [forward, back]
+}
+
+#[test]
+fn power_may_go_at_any_moment_of_an_upgrade_of_a_lived_in_system_in_place() {
+    let [forward, back] = lived_in_upgrades();
+    cut_in_place("forward in place", &forward, &mut sim::Random(5));
+    cut_in_place("back in place", &back, &mut sim::Random(6));
+    lived_in::check_way_back(&Snapshot::read(&back.tree("new")).expect("read"));
+}
+
+#[test]
+fn a_disk_that_is_full_at_any_write_of_an_upgrade_in_place_costs_nothing() {
+    let [upgrade, _] = lived_in_upgrades();
+    let archive = upgrade.save();
+    let start = Snapshot::read(&upgrade.tree("new")).expect("read");
+    let root = upgrade.tree("new");
+    let (done, changes) = trace::full(&root, 0..0, || apply_in_place(&archive, &root));
+    done.expect("applied");
+    let end = Snapshot::read(&root).expect("read");
+    let place = upgrade.tree("crashed");
+    for first in 0..changes {
         files::remove_tree(&place).expect("tidy");
-        crash.disk.write(&place).expect("write");
-        let report = apply_in_place(&archive, &place)
-            .unwrap_or_else(|error| panic!("{}: {error}", crash.story));
+        start.write(&place).expect("write");
+        let full = first..usize::MAX;
+        let (done, _) = trace::full(&place, full, || apply_in_place(&archive, &place));
+        let error = done.expect_err("a write that failed was not told");
+        let reason = sysupgrade_rs::install::describe(&error);
         assert!(
-            !crash.after_the_end || report.already_done,
-            "{}",
-            crash.story
+            reason.contains("No space left") && reason.contains("/crashed"),
+            "{reason}"
         );
+        let journal = place.join("etc/sysupgrade/transaction/journal.json");
         let found = configuration(&Snapshot::read(&place).expect("read"));
-        assert_eq!(found, end, "{}\n{}", crash.story, found.differences(&end));
+        let untouched = found == configuration(&start);
+        let done = found == configuration(&end);
+        assert!(
+            untouched || done || journal.exists(),
+            "change {first}: {reason}"
+        );
+        apply_in_place(&archive, &place).expect("there is room again");
+        let found = Snapshot::read(&place).expect("read");
+        assert_eq!(found, end, "{}", found.differences(&end));
     }
 }
 
