@@ -12,6 +12,7 @@ use std::process;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use sysupgrade_rs::config::steps::{self, CompileError, StepSet};
+use sysupgrade_rs::config::engine::ENGINE;
 use sysupgrade_rs::files::{self, FileError, NewFile};
 use sysupgrade_rs::image::manifest::DEFAULT_BLOCK_SIZE;
 use sysupgrade_rs::image::{
@@ -20,9 +21,6 @@ use sysupgrade_rs::image::{
 use sysupgrade_rs::report::ExitCode;
 use sysupgrade_rs::trust::usign::{self, SecretKey, UsignError};
 use thiserror::Error;
-
-/// Number of the configuration engine that images made by this version are made for.
-const ENGINE: u32 = 1;
 
 /// How much is written to the image at a time.
 const WRITE_BUFFER: usize = 64 << 10;
