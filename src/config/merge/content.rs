@@ -163,10 +163,12 @@ impl<'a> Contents<'a> {
             let locus = conflict.locus.as_ref();
             conflict.decided = locus.is_some_and(|locus| decided.contains(locus));
         }
-        let take = if is_touched_up(Some(new), Some(&merged.package)) {
-            Take::New
-        } else {
-            self.take_of(merged.package.print())
+        let is_new = is_touched_up(Some(new), Some(&merged.package));
+        // What is printed is read again to be sure of it: that makes room for it.
+        self.packages = None;
+        let take = match is_new {
+            true => Take::New,
+            false => self.take_of(merged.package.print()),
         };
         Ok(Outcome {
             take,
