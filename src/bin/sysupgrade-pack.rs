@@ -11,8 +11,8 @@ use std::process;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use sysupgrade_rs::config::steps::{self, CompileError, StepSet};
 use sysupgrade_rs::config::engine::ENGINE;
+use sysupgrade_rs::config::steps::{self, CompileError, StepSet};
 use sysupgrade_rs::files::{self, FileError, NewFile};
 use sysupgrade_rs::image::manifest::DEFAULT_BLOCK_SIZE;
 use sysupgrade_rs::image::{

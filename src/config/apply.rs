@@ -17,20 +17,27 @@
 //! place) a journal that says how to get there. The archive and, with an overlay, the new root are
 //! only read. What was done is told in a report in the new tree.
 
+pub mod attic;
+pub(in crate::config) mod build;
+mod in_place;
+pub(in crate::config) mod place;
+pub mod reports;
+pub(in crate::config) mod stage;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::archive::{self, Unpacked};
-use super::build::{self, Difference};
 use super::difference::{self, Differences};
 use super::engine::{self, Context, Outcome, Verdict};
-use super::in_place::{self, Journal};
 use super::report::Report;
 use super::tree::Tree;
-use super::{ConfigError, Deadline, EntryPath, STATE_DIR, reports};
+use super::{ConfigError, Deadline, EntryPath, STATE_DIR};
+use crate::config::carry::archive::{self, Unpacked};
 use crate::digest::Digest;
 use crate::files::{self, FileError};
+use build::Difference;
+use in_place::Journal;
 
 /// What first boot works on.
 #[derive(Clone, Copy, Debug)]

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::baseline::Baseline;
 use super::difference::{Difference, Side, between};
 use super::merge::policy::{Disposition, Merger, Policy};
 use super::tree::{self, Content, Entry, Kind, Tree};
 use super::uci::Package;
-use super::{ConfigError, EntryPath, STATE_DIR, scope};
+use super::{ConfigError, EntryPath, STATE_DIR};
+use crate::config::carry::baseline::Baseline;
+use crate::config::carry::scope;
 
 /// Where changes are looked for, unless somebody asks for other places.
 const WATCHED: &str = "etc";

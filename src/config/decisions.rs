@@ -5,11 +5,11 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use super::bundle::{MAX_DOCUMENT, RESOLUTIONS};
 use super::forecast::Forecast;
 use super::merge::resolve::Resolutions;
 use super::report::Winner;
 use super::{ConfigError, EntryPath, STATE_DIR};
+use crate::config::carry::bundle::{MAX_DOCUMENT, RESOLUTIONS};
 use crate::files::{self, FileError};
 use crate::report::harmless;
 

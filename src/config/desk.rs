@@ -29,7 +29,6 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
-use super::build::Difference;
 use super::engine::{self, Outcome};
 use super::merge::resolve::Resolutions;
 use super::merge::scope::Declared;
@@ -38,6 +37,7 @@ use super::report::Notice;
 use super::steps::{Applied, Facts, Migration, State};
 use super::tree::{Content, Entry, Kind, Meta, Tree};
 use super::{ConfigError, Deadline, EntryPath};
+use crate::config::apply::build::Difference;
 use crate::files::{self, FileError};
 
 /// Why nothing came of it.

@@ -13,7 +13,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::build::CONFLICTS;
 use super::engine::{self, Outcome};
 use super::merge::hints::Hints;
 use super::merge::policy::{Disposition, Merger, Policy};
@@ -21,7 +20,9 @@ use super::merge::text::unified;
 use super::report::{ConflictKind, Report, ReportEntry};
 use super::tree::{self, Content, Entry, Tree};
 use super::uci::{Opt, Package, Section, Value};
-use super::{ConfigError, EntryPath, scope};
+use super::{ConfigError, EntryPath};
+use crate::config::apply::build::CONFLICTS;
+use crate::config::carry::scope;
 use crate::files;
 
 /// The largest file that is compared line by line.

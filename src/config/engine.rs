@@ -12,7 +12,6 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::bundle::Bundle;
 use super::merge::policy::{self, Policy};
 use super::merge::resolve::Resolutions;
 use super::merge::{self, Merge, Rules, Scope, Versions};
@@ -20,6 +19,7 @@ use super::report::Notice;
 use super::steps::{self, Facts, Migration, State, StepReport, StepSet};
 use super::tree::Tree;
 use super::{ConfigError, Deadline, EntryPath};
+use crate::config::carry::bundle::Bundle;
 
 /// Number of this engine. An image that names a higher one was made for rules that this program
 /// does not know: its plan is a forecast.

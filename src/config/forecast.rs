@@ -8,13 +8,13 @@ use std::fs::File;
 use std::path::Path;
 
 use super::apply::Prepared;
-use super::archive::{self, Source};
-use super::bundle::Bundle;
 use super::difference::Differences;
 use super::engine::{ENGINE, Verdict};
 use super::report::Report;
 use super::tree::Content;
 use super::{ConfigError, Deadline, EntryPath};
+use crate::config::carry::archive::{self, Source};
+use crate::config::carry::bundle::Bundle;
 use crate::digest::Digest;
 use crate::files::{self, FileError, NewFile};
 

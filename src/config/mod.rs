@@ -1,55 +1,48 @@
 //! The configuration and its way across an upgrade.
 //!
+//! Four trees meet: **B**, the defaults as the old image shipped them; **U**, what the user made of
+//! them; **N**, the defaults of the new image; **R**, the result. B and U travel in an archive, N is
+//! the new slot's read-only root. A default that nobody edited follows the new image, an edit stays,
+//! both are merged, and what becomes of every file is in a report.
+//!
 //! ```text
-//! running slot                      data directory                 first boot of the new slot
-//! keep list, scope ──> U, B ──────> archive (tar.gz + bundle) ───> steps, merge ───> R, report
-//!   keep scope baseline               archive bundle                 engine            apply build
-//!                                        │
-//!                                        ├─> plan, before anything is flashed: forecast
-//!                 plain directories ─────┴─> a builder at a desk: desk
+//! running slot              first boot of the new slot
+//! carry ──> archive ───────> engine: steps, merge ──> apply ──> R, report
+//!  B, U        │               N         uci
+//!              ├─> forecast, decisions    the same before anything is flashed: a plan
+//! directories ─┴─> desk                   the same on a builder's desk
 //! ```
 //!
-//! Four trees meet: **B**, the defaults as the old image shipped them; **U**, what the user made of
-//! them; **N**, the defaults of the new image; **R**, the result. B and U travel in the archive, N is
-//! the new slot's read-only root. [`steps`] bring B and U to the form that the new image expects,
-//! [`merge`] joins the three, [`uci`] reads and prints the packages. A default that nobody edited follows the new image, an edit stays,
-//! and what becomes of every kept file is in the report.
+//! | module | what for |
+//! | --- | --- |
+//! | [`carry`] | what travels: keep lists, scope, baseline; in what: the archive, and its restore |
+//! | [`uci`] | packages below `/etc/config`, read and printed |
+//! | [`steps`] | migrations, forward and back |
+//! | [`merge`] | policy, decision table, mergers of every kind of file |
+//! | [`engine`] | steps and merge as one function of three trees |
+//! | [`apply`] | the result as one transaction, with state, attic and report |
+//! | [`forecast`], [`decisions`] | a plan, and what the owner decides about it |
+//! | [`changes`], [`difference`] | what differs, as far as it may be shown |
+//! | [`desk`] | the engine over plain directories, for builders |
 //!
 //! Links are compared by their target and never followed. A path is reached through real
 //! directories only, so that nothing outside a root is ever read or written on its behalf.
 
-mod accounts;
 pub mod apply;
-pub mod archive;
-pub mod attic;
-pub mod baseline;
-mod build;
-pub mod bundle;
+pub mod carry;
 pub mod changes;
 pub mod decisions;
-pub mod declare;
 pub mod desk;
 pub mod difference;
 pub mod engine;
 pub mod forecast;
-mod in_place;
-pub mod keep;
 pub mod merge;
-mod owners;
 mod path;
 mod pattern;
-mod place;
 pub mod report;
-pub mod reports;
-pub mod restore;
-mod scope;
-mod services;
-mod stage;
 pub mod steps;
-mod tarball;
 mod tree;
 pub mod uci;
-mod walk;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -58,9 +51,11 @@ use thiserror::Error;
 
 use crate::files::FileError;
 
-pub use owners::Owners;
+pub use apply::{attic, reports};
+pub use carry::owners::Owners;
+pub use carry::scope::Selection;
+pub use carry::{archive, baseline, bundle, declare, keep, restore};
 pub use path::EntryPath;
-pub use scope::Selection;
 pub use tree::{Content, Entry, Kind, Meta, Tree};
 
 /// Where this program keeps what belongs to a configuration, below the root of a system. It is

@@ -28,11 +28,12 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{AnyPath, Context, DeskError, Dirs, Storage, TreeName, merge, read_tree};
+use crate::config::carry::services;
 use crate::config::engine::{Outcome, Verdict};
 use crate::config::report::{ConflictKind, NoticeKind, Report, Winner};
 use crate::config::tree::{Content, Entry, Kind, Tree};
 use crate::config::uci::Package;
-use crate::config::{ConfigError, EntryPath, services};
+use crate::config::{ConfigError, EntryPath};
 use crate::files;
 use crate::report::printable;
 

@@ -33,7 +33,8 @@ use scope::Declared;
 use table::Row;
 
 use super::bundle::Services;
-use super::owners::{Numbers, Owners};
+
+use super::carry::owners::{Numbers, Owners};
 use super::report::{
     Action, Conflict, ConflictKind, Notice, NoticeKind, Renumbered, ReportEntry, ServiceChange,
     Winner,

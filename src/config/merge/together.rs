@@ -10,7 +10,7 @@ use super::resolve::Seen;
 use super::services::{self, Links, Origin, Script};
 use super::table::Row;
 use super::{Decision, Merging, Take, Versions, content};
-use crate::config::owners::{Numbers, Owners};
+use crate::config::carry::owners::{Numbers, Owners};
 use crate::config::path::{escape, unescape};
 use crate::config::report::{
     Action, Conflict, Notice, Renumbered, ServiceAction, ServiceChange, Winner,

@@ -49,7 +49,7 @@
 //! | `uci.delete_section` | `package section` | `section` has no index |
 //! | `uci.move_option` | `package section option to_section [to_package to_option to_type]` | the first value found moves, if the target has none; `to_type`: the target is made if it is absent |
 //! | `uci.rename_package` | `from to` | not if there is one of that name |
-//! | `uci.builtin` | `package name [params]` | `network.bridge-to-device`, see [`builtin`] |
+//! | `uci.builtin` | `package name [params]` | `network.bridge-to-device`, see `builtin` |
 //! | `text.replace_line` | `path match replace` | every line that is `match` |
 //! | `text.ensure_line` | `path line` | appended to the file, unless it is in it |
 //! | `text.delete_line` | `path match` | every line that is `match` |
@@ -63,7 +63,7 @@
 //! # The way back
 //!
 //! Steps that the older image does not have are undone in reverse order, with the definitions and the
-//! values from the [`state`]. What a step did not change is left alone then; a place that it did
+//! values from the `state`. What a step did not change is left alone then; a place that it did
 //! change, and nobody since, gets exactly what was there; what was changed since is undone as far as
 //! it tells how. Values that were deleted are kept up to 256 KiB in all; what did not fit is named.
 

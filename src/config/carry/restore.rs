@@ -29,15 +29,17 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::archive::{self, MAX_UNPACKED};
-use super::bundle::{BASELINE, BUNDLE};
-use super::keep::leads_out;
-use super::path::{NotAPath, escape};
-use super::report::{Notice, NoticeKind};
-use super::stage::{begin, copy};
-use super::tarball::{Gunzip, Member, MemberKind, Members};
-use super::tree::{self, Content, Entry, Kind, Meta};
-use super::{ConfigError, EntryPath, MAX_CONTENT, MAX_ENTRIES, STATE_DIR, accounts, place};
+use crate::config::apply::place;
+use crate::config::apply::stage::{begin, copy};
+use crate::config::carry::accounts;
+use crate::config::carry::archive::{self, MAX_UNPACKED};
+use crate::config::carry::bundle::{BASELINE, BUNDLE};
+use crate::config::carry::keep::leads_out;
+use crate::config::carry::tarball::{Gunzip, Member, MemberKind, Members};
+use crate::config::path::{NotAPath, escape};
+use crate::config::report::{Notice, NoticeKind};
+use crate::config::tree::{self, Content, Entry, Kind, Meta};
+use crate::config::{ConfigError, EntryPath, MAX_CONTENT, MAX_ENTRIES, STATE_DIR};
 use crate::files::{self, FileError, NewFile};
 
 /// Where the archive lies meanwhile; only root may look.

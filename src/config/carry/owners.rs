@@ -9,9 +9,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::path::escape;
-use super::tree::Meta;
-use super::{ConfigError, EntryPath, accounts};
+use crate::config::carry::accounts;
+use crate::config::path::escape;
+use crate::config::tree::Meta;
+use crate::config::{ConfigError, EntryPath};
 
 /// Names of the owners of the files of an archive, as text without loss. A number that no account
 /// of the old system has is not among them.
@@ -28,7 +29,7 @@ pub struct Owners {
 
 impl Owners {
     /// Names of the owners of these entries, by the accounts of the system at `root`.
-    pub(super) fn of<'a>(
+    pub(in crate::config) fn of<'a>(
         root: &Path,
         entries: impl Iterator<Item = &'a Meta>,
     ) -> Result<Self, ConfigError> {
@@ -41,7 +42,7 @@ impl Owners {
     }
 
     /// All names of these texts of passwd and group.
-    pub(super) fn read(passwd: &[u8], group: &[u8]) -> Self {
+    pub(in crate::config) fn read(passwd: &[u8], group: &[u8]) -> Self {
         Self {
             users: by_number(passwd, &|_| true),
             groups: by_number(group, &|_| true),
@@ -49,7 +50,7 @@ impl Owners {
     }
 
     /// The numbers that the names have in these texts of passwd and group.
-    pub(super) fn numbers(&self, passwd: &[u8], group: &[u8]) -> Numbers {
+    pub(in crate::config) fn numbers(&self, passwd: &[u8], group: &[u8]) -> Numbers {
         Numbers {
             uids: renumbered(&self.users, passwd),
             gids: renumbered(&self.groups, group),
@@ -57,7 +58,7 @@ impl Owners {
     }
 
     /// True if no name is known.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::config) fn is_empty(&self) -> bool {
         self.users.is_empty() && self.groups.is_empty()
     }
 }
@@ -101,17 +102,17 @@ fn renumbered(names: &BTreeMap<u32, String>, text: &[u8]) -> BTreeMap<u32, u32> 
 
 /// New numbers of owners.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Numbers {
+pub(in crate::config) struct Numbers {
     uids: BTreeMap<u32, u32>,
     gids: BTreeMap<u32, u32>,
 }
 
 impl Numbers {
-    pub(super) fn uid(&self, old: u32) -> u32 {
+    pub(in crate::config) fn uid(&self, old: u32) -> u32 {
         self.uids.get(&old).copied().unwrap_or(old)
     }
 
-    pub(super) fn gid(&self, old: u32) -> u32 {
+    pub(in crate::config) fn gid(&self, old: u32) -> u32 {
         self.gids.get(&old).copied().unwrap_or(old)
     }
 }

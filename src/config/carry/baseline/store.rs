@@ -22,14 +22,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::Baseline;
-use crate::config::bundle::BASELINE;
+use crate::config::apply::reports;
+use crate::config::apply::stage;
+use crate::config::carry::bundle::BASELINE;
+use crate::config::carry::scope::{self, ETC, is_leaf, is_users};
+use crate::config::carry::services;
+use crate::config::carry::walk::Walk;
 use crate::config::merge::policy::{Disposition, Policy};
-use crate::config::reports;
-use crate::config::scope::{self, ETC, is_leaf, is_users};
-use crate::config::stage;
 use crate::config::tree::{self, Kind, Node};
-use crate::config::walk::Walk;
-use crate::config::{ConfigError, EntryPath, MAX_ENTRIES, STATE_DIR, services};
+use crate::config::{ConfigError, EntryPath, MAX_ENTRIES, STATE_DIR};
 use crate::files::{self, NewFile};
 
 /// The most bytes of a store. Generated files are some 20 KiB; the store lies on the flash beside

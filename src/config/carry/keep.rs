@@ -17,15 +17,15 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use super::path::{NotAPath, escape};
-use super::report::{Line, Notice, NoticeKind};
-use super::tree::{self, Kind};
-use super::{ConfigError, EntryPath, MAX_ENTRIES, STATE_DIR, pattern};
+use crate::config::path::{NotAPath, escape};
+use crate::config::report::{Line, Notice, NoticeKind};
+use crate::config::tree::{self, Kind};
+use crate::config::{ConfigError, EntryPath, MAX_ENTRIES, STATE_DIR, pattern};
 use crate::digest::Digest;
 use crate::files::{self, FileError};
 
 /// The user's own list.
-pub(super) const USER_LIST: &str = "etc/sysupgrade.conf";
+pub(in crate::config) const USER_LIST: &str = "etc/sysupgrade.conf";
 
 /// Lists that packages bring.
 const LIST_DIR: &str = "lib/upgrade/keep.d";
@@ -93,7 +93,7 @@ impl KeepList {
     }
 
     /// True if this path is kept, or if it is a word of a list.
-    pub(super) fn is_named(&self, path: &EntryPath) -> bool {
+    pub(in crate::config) fn is_named(&self, path: &EntryPath) -> bool {
         self.entries.contains(path) || self.directories.contains(path) || self.words.contains(path)
     }
 
@@ -110,7 +110,10 @@ impl KeepList {
     }
 
     /// Files and links that the same words name in another tree.
-    pub(super) fn elsewhere(&self, root: &Path) -> Result<BTreeSet<EntryPath>, ConfigError> {
+    pub(in crate::config) fn elsewhere(
+        &self,
+        root: &Path,
+    ) -> Result<BTreeSet<EntryPath>, ConfigError> {
         let mut found = Found::default();
         for word in &self.words {
             for path in expand(root, word)? {
@@ -304,7 +307,7 @@ impl Found {
 }
 
 /// True if a relative link climbs above the root. An absolute one starts at the root.
-pub(super) fn leads_out(path: &EntryPath, target: &[u8]) -> bool {
+pub(in crate::config) fn leads_out(path: &EntryPath, target: &[u8]) -> bool {
     if target.starts_with(b"/") {
         return climbs(0, target);
     }
@@ -430,7 +433,10 @@ fn words(line: &[u8]) -> (Vec<(Vec<u8>, bool)>, Vec<NoticeKind>) {
 }
 
 /// True if a word of a list names something.
-pub(super) fn names_something(root: &Path, word: &EntryPath) -> Result<bool, ConfigError> {
+pub(in crate::config) fn names_something(
+    root: &Path,
+    word: &EntryPath,
+) -> Result<bool, ConfigError> {
     for path in expand(root, word)? {
         if tree::node(root, &path)?.is_some() {
             return Ok(true);
@@ -440,7 +446,7 @@ pub(super) fn names_something(root: &Path, word: &EntryPath) -> Result<bool, Con
 }
 
 /// The words of the user's own list.
-pub(super) fn own_words(root: &Path) -> Result<BTreeSet<EntryPath>, ConfigError> {
+pub(in crate::config) fn own_words(root: &Path) -> Result<BTreeSet<EntryPath>, ConfigError> {
     let mut found = BTreeSet::new();
     for (line, _) in list_lines(root, USER_LIST, &mut Vec::new())? {
         let words = words(&line).0.into_iter();

@@ -4,16 +4,16 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::stage::{begin, copy, set_owner};
-use super::tree::{self, Content, Entry, Kind, Meta};
-use super::{ConfigError, EntryPath};
+use crate::config::apply::stage::{begin, copy, set_owner};
+use crate::config::tree::{self, Content, Entry, Kind, Meta};
+use crate::config::{ConfigError, EntryPath};
 use crate::files;
 
 /// Makes `path` below `root` the `entry` whose content stands at the same path below `from`.
 ///
 /// A file or link is replaced in one step. Only where a directory has to give way to it, or the
 /// other way round, there is a moment with neither.
-pub(super) fn put(
+pub(in crate::config) fn put(
     root: &Path,
     path: &EntryPath,
     entry: &Entry,
@@ -45,7 +45,7 @@ pub(super) fn put(
 }
 
 /// Makes a link in one step.
-pub(super) fn link(place: &Path, target: &[u8], meta: Meta) -> Result<(), ConfigError> {
+pub(in crate::config) fn link(place: &Path, target: &[u8], meta: Meta) -> Result<(), ConfigError> {
     let temporary = files::temporary_beside(place);
     files::remove_tree(&temporary)?;
     files::symlink(Path::new(OsStr::from_bytes(target)), &temporary)?;
@@ -55,7 +55,7 @@ pub(super) fn link(place: &Path, target: &[u8], meta: Meta) -> Result<(), Config
 }
 
 /// Removes whatever stands there.
-pub(super) fn remove(root: &Path, path: &EntryPath) -> Result<(), ConfigError> {
+pub(in crate::config) fn remove(root: &Path, path: &EntryPath) -> Result<(), ConfigError> {
     if tree::node(root, path)?.is_none() {
         return Ok(());
     }

@@ -9,11 +9,11 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use super::keep::{self, KeepList};
-use super::merge::policy::{Disposition, Policy};
-use super::path::escape;
-use super::tree::{self, Kind, Meta, Node};
-use super::{ConfigError, EntryPath, STATE_DIR};
+use crate::config::carry::keep::{self, KeepList};
+use crate::config::merge::policy::{Disposition, Policy};
+use crate::config::path::escape;
+use crate::config::tree::{self, Kind, Meta, Node};
+use crate::config::{ConfigError, EntryPath, STATE_DIR};
 use crate::files::{self, FileError, NewFile};
 
 /// The user's policy.

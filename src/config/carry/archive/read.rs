@@ -9,10 +9,10 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::{MAX_NAMES, MAX_UNPACKED};
-use crate::config::bundle::{self, BASELINE, BUNDLE, Bundle, Directory, OldDefault, Scope};
-use crate::config::owners::Owners;
+use crate::config::carry::bundle::{self, BASELINE, BUNDLE, Bundle, Directory, OldDefault, Scope};
+use crate::config::carry::owners::Owners;
+use crate::config::carry::tarball::{Gunzip, Member, MemberKind, Members};
 use crate::config::report::{Notice, NoticeKind};
-use crate::config::tarball::{Gunzip, Member, MemberKind, Members};
 use crate::config::tree::{self, Content, Entry, Kind, Tree};
 use crate::config::{ConfigError, EntryPath, MAX_CONTENT, MAX_ENTRIES, STATE_DIR, path};
 use crate::digest::{Digest, Hashing};

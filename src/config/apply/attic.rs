@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::path::Path;
 
-use super::build::ATTIC;
-use super::tree::{self, Kind};
-use super::{ConfigError, EntryPath};
+use crate::config::apply::build::ATTIC;
+use crate::config::tree::{self, Kind};
+use crate::config::{ConfigError, EntryPath};
 use crate::files;
 
 /// A version that had to give way.

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::ConfigError;
-use super::report::Report;
+use crate::config::ConfigError;
+use crate::config::report::Report;
 use crate::files;
 
 /// Where reports are, below a root: `00001.json` and so on. Numbers, because routers that have just
@@ -13,7 +13,7 @@ pub const REPORTS: &str = "etc/sysupgrade/reports";
 /// So many are kept.
 const KEPT: usize = 5;
 
-/// The longest report: [`super::MAX_ENTRIES`] entries with long names.
+/// The longest report: [`crate::config::MAX_ENTRIES`] entries with long names.
 const MAX_REPORT: u64 = 32 << 20;
 
 /// The last report of a tree.
@@ -54,13 +54,13 @@ pub fn numbers(root: &Path) -> Result<Vec<u32>, ConfigError> {
 }
 
 /// The number of the next report of a tree.
-pub(super) fn next(root: &Path) -> Result<u32, ConfigError> {
+pub(in crate::config) fn next(root: &Path) -> Result<u32, ConfigError> {
     let last = numbers(root)?.pop();
     Ok(last.unwrap_or(0).saturating_add(1))
 }
 
 /// Removes the oldest reports.
-pub(super) fn prune(root: &Path) -> Result<(), ConfigError> {
+pub(in crate::config) fn prune(root: &Path) -> Result<(), ConfigError> {
     let numbers = numbers(root)?;
     let surplus = numbers.len().saturating_sub(KEPT);
     for number in &numbers[..surplus] {

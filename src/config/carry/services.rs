@@ -7,16 +7,16 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::path::{escape, unescape};
-use super::tree::{self, Kind};
-use super::{ConfigError, EntryPath};
+use crate::config::path::{escape, unescape};
+use crate::config::tree::{self, Kind};
+use crate::config::{ConfigError, EntryPath};
 use crate::files;
 
 /// Where the links are.
-pub(super) const LINKS: &str = "etc/rc.d";
+pub(in crate::config) const LINKS: &str = "etc/rc.d";
 
 /// Services that start at boot, as text without loss, or nothing if the tree has no [`LINKS`].
-pub(super) fn enabled(root: &Path) -> Result<Option<BTreeSet<String>>, ConfigError> {
+pub(in crate::config) fn enabled(root: &Path) -> Result<Option<BTreeSet<String>>, ConfigError> {
     let Ok(dir) = EntryPath::new(LINKS.as_bytes()) else {
         return Ok(None);
     };
@@ -36,7 +36,7 @@ pub(super) fn enabled(root: &Path) -> Result<Option<BTreeSet<String>>, ConfigErr
 }
 
 /// The service that a link `S50NAME` starts.
-pub(super) fn name(link: &[u8]) -> Option<String> {
+pub(in crate::config) fn name(link: &[u8]) -> Option<String> {
     let [b'S', b'0'..=b'9', b'0'..=b'9', name @ ..] = link else {
         return None;
     };
@@ -44,7 +44,7 @@ pub(super) fn name(link: &[u8]) -> Option<String> {
 }
 
 /// True for a link that starts or stops a service.
-pub(super) fn is_link(path: &EntryPath, kind: Option<Kind>) -> bool {
+pub(in crate::config) fn is_link(path: &EntryPath, kind: Option<Kind>) -> bool {
     kind == Some(Kind::Link) && is_name_of_link(path)
 }
 
@@ -56,7 +56,7 @@ fn is_name_of_link(path: &EntryPath) -> bool {
 }
 
 /// True for what can be the name of a script in a directory.
-pub(super) fn is_name(text: &str) -> bool {
+pub(in crate::config) fn is_name(text: &str) -> bool {
     let Some(bytes) = unescape(text) else {
         return false;
     };

@@ -15,10 +15,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::bundle::BASELINE;
-use super::keep::KeepList;
-use super::tree::{self, Content, Entry, Kind, Node};
-use super::{ConfigError, EntryPath, services};
+use crate::config::carry::bundle::BASELINE;
+use crate::config::carry::keep::KeepList;
+use crate::config::carry::services;
+use crate::config::tree::{self, Content, Entry, Kind, Node};
+use crate::config::{ConfigError, EntryPath};
 use crate::files;
 
 mod store;
@@ -27,13 +28,13 @@ pub use store::{Stored, store};
 
 /// The defaults of the running image: the shipped files, and over them those that the first boot
 /// made and that were stored then.
-pub(super) struct Baseline {
+pub(in crate::config) struct Baseline {
     store: PathBuf,
     defaults: Option<PathBuf>,
 }
 
 impl Baseline {
-    pub(super) fn new(root: &Path, defaults: Option<&Path>) -> Self {
+    pub(in crate::config) fn new(root: &Path, defaults: Option<&Path>) -> Self {
         Self {
             store: root.join(BASELINE),
             defaults: defaults
@@ -43,12 +44,15 @@ impl Baseline {
     }
 
     /// True if there is something to compare with.
-    pub(super) fn is_known(&self) -> bool {
+    pub(in crate::config) fn is_known(&self) -> bool {
         self.defaults.is_some() || self.store.is_dir()
     }
 
     /// Default files and links that a keep list names.
-    pub(super) fn named_by(&self, keep: &KeepList) -> Result<BTreeSet<EntryPath>, ConfigError> {
+    pub(in crate::config) fn named_by(
+        &self,
+        keep: &KeepList,
+    ) -> Result<BTreeSet<EntryPath>, ConfigError> {
         let mut paths = keep.elsewhere(&self.store)?;
         if let Some(defaults) = &self.defaults {
             paths.extend(keep.elsewhere(defaults)?);
@@ -58,7 +62,7 @@ impl Baseline {
 
     /// Services that start at boot by default, if that is known. The store has all links or none:
     /// that one of them is gone could not be told otherwise.
-    pub(super) fn services(&self) -> Result<Option<BTreeSet<String>>, ConfigError> {
+    pub(in crate::config) fn services(&self) -> Result<Option<BTreeSet<String>>, ConfigError> {
         if let Some(stored) = services::enabled(&self.store)? {
             return Ok(Some(stored));
         }
@@ -69,18 +73,21 @@ impl Baseline {
     }
 
     /// True if what is not found was not shipped. The store alone does not say that.
-    pub(super) fn knows_what_is_shipped(&self) -> bool {
+    pub(in crate::config) fn knows_what_is_shipped(&self) -> bool {
         self.defaults.is_some()
     }
 
     /// The trees that it is made of.
-    pub(super) fn roots(&self) -> impl Iterator<Item = &Path> {
+    pub(in crate::config) fn roots(&self) -> impl Iterator<Item = &Path> {
         let defaults = self.defaults.as_deref();
         [Some(&*self.store), defaults].into_iter().flatten()
     }
 
     /// The default of a path.
-    pub(super) fn find(&self, path: &EntryPath) -> Result<Option<DefaultEntry<'_>>, ConfigError> {
+    pub(in crate::config) fn find(
+        &self,
+        path: &EntryPath,
+    ) -> Result<Option<DefaultEntry<'_>>, ConfigError> {
         let roots = [(Some(&self.store), true), (self.defaults.as_ref(), false)];
         for (root, generated) in roots {
             let Some(root) = root else { continue };
@@ -102,7 +109,7 @@ impl Baseline {
 
     /// True if what stands at `path` below `root`, which is `node`, is its default, permissions and
     /// owner included.
-    pub(super) fn has(
+    pub(in crate::config) fn has(
         &self,
         root: &Path,
         path: &EntryPath,
@@ -117,7 +124,7 @@ impl Baseline {
     }
 
     /// [`has`](Self::has), but for permissions and owner.
-    pub(super) fn has_content(
+    pub(in crate::config) fn has_content(
         &self,
         root: &Path,
         path: &EntryPath,
@@ -131,7 +138,7 @@ impl Baseline {
 }
 
 /// The default of a path.
-pub(super) struct DefaultEntry<'a> {
+pub(in crate::config) struct DefaultEntry<'a> {
     /// The tree in which it stands at that path.
     pub root: &'a Path,
     pub node: Node,
@@ -149,7 +156,11 @@ impl DefaultEntry<'_> {
     }
 
     /// True if it is this entry of the same path, permissions and owner included.
-    pub(super) fn is(&self, path: &EntryPath, entry: &Entry) -> Result<bool, ConfigError> {
+    pub(in crate::config) fn is(
+        &self,
+        path: &EntryPath,
+        entry: &Entry,
+    ) -> Result<bool, ConfigError> {
         let alike = self.node.kind == Some(entry.content.kind())
             && self.node.meta == entry.meta
             && match entry.content {

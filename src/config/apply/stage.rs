@@ -9,8 +9,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::tree::{Content, Entry, Meta};
-use super::{ConfigError, EntryPath, STATE_DIR};
+use crate::config::tree::{Content, Entry, Meta};
+use crate::config::{ConfigError, EntryPath, STATE_DIR};
 use crate::digest::Hashing;
 use crate::files::{self, FileError, NewFile};
 
@@ -21,13 +21,13 @@ const PLAIN_DIR: u32 = 0o755;
 const STATE_MODE: u32 = 0o700;
 
 /// A tree under construction.
-pub(super) struct Stage {
+pub(in crate::config) struct Stage {
     dir: PathBuf,
     made: BTreeSet<EntryPath>,
 }
 
 /// Where the content of a file comes from; the path is for messages.
-pub(super) struct Source<'a> {
+pub(in crate::config) struct Source<'a> {
     pub path: &'a Path,
     pub content: &'a mut dyn Read,
     /// Modification time, seconds since 1970; now if `None`.
@@ -36,7 +36,7 @@ pub(super) struct Source<'a> {
 
 impl Stage {
     /// Begins an empty tree at `dir`, which must not exist.
-    pub(super) fn new(dir: &Path, mode: u32) -> Result<Self, ConfigError> {
+    pub(in crate::config) fn new(dir: &Path, mode: u32) -> Result<Self, ConfigError> {
         files::make_dir(dir, mode)?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -45,17 +45,17 @@ impl Stage {
     }
 
     /// True if it has that directory already.
-    pub(super) fn has_dir(&self, path: &EntryPath) -> bool {
+    pub(in crate::config) fn has_dir(&self, path: &EntryPath) -> bool {
         self.made.contains(path)
     }
 
     /// Where an entry stands.
-    pub(super) fn place(&self, path: &EntryPath) -> PathBuf {
+    pub(in crate::config) fn place(&self, path: &EntryPath) -> PathBuf {
         path.under(&self.dir)
     }
 
     /// Makes a directory whose parents are made.
-    pub(super) fn make_dir(
+    pub(in crate::config) fn make_dir(
         &mut self,
         path: &EntryPath,
         meta: Option<Meta>,
@@ -75,7 +75,7 @@ impl Stage {
 
     /// Writes an entry whose parents are made, with these permissions. The content must be what the
     /// entry says.
-    pub(super) fn put(
+    pub(in crate::config) fn put(
         &mut self,
         path: &EntryPath,
         entry: &Entry,
@@ -108,7 +108,7 @@ impl Stage {
 }
 
 /// Begins a file of a living tree; when it gets its name it belongs to its owner.
-pub(super) fn begin(place: &Path, meta: Meta) -> Result<NewFile, ConfigError> {
+pub(in crate::config) fn begin(place: &Path, meta: Meta) -> Result<NewFile, ConfigError> {
     let file = NewFile::create(place, meta.mode)?;
     give_away(&file, meta)?;
     Ok(file)
@@ -123,7 +123,7 @@ fn give_away(file: &NewFile, meta: Meta) -> Result<(), ConfigError> {
 }
 
 /// Gives a link or directory to its owner.
-pub(super) fn set_owner(place: &Path, meta: Meta) -> Result<(), ConfigError> {
+pub(in crate::config) fn set_owner(place: &Path, meta: Meta) -> Result<(), ConfigError> {
     if may_give_away() {
         files::set_owner(place, meta.uid, meta.gid)?;
     }
@@ -137,7 +137,7 @@ fn may_give_away() -> bool {
 }
 
 /// Copies all of `content`; says which side failed.
-pub(super) fn copy(
+pub(in crate::config) fn copy(
     content: &mut dyn Read,
     from: &Path,
     to: &mut dyn Write,

@@ -14,19 +14,20 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::baseline::Baseline;
-use super::bundle::Scope;
-use super::keep::{KeepList, USER_LIST};
-use super::merge::policy::{self, Disposition, Policy};
-use super::path::escape;
-use super::report::{Notice, NoticeKind};
-use super::tree::{self, Kind, Node};
-use super::walk::Walk;
-use super::{ConfigError, EntryPath, MAX_ENTRIES, STATE_DIR, services};
+use crate::config::carry::baseline::Baseline;
+use crate::config::carry::bundle::Scope;
+use crate::config::carry::keep::{KeepList, USER_LIST};
+use crate::config::carry::services;
+use crate::config::carry::walk::Walk;
+use crate::config::merge::policy::{self, Disposition, Policy};
+use crate::config::path::escape;
+use crate::config::report::{Notice, NoticeKind};
+use crate::config::tree::{self, Kind, Node};
+use crate::config::{ConfigError, EntryPath, MAX_ENTRIES, STATE_DIR};
 use crate::files;
 
 /// What scope etc is about.
-pub(super) const ETC: &str = "etc";
+pub(in crate::config) const ETC: &str = "etc";
 
 /// Changed files in these directories are worth a word when they stay behind: configuration, and
 /// the home of root with his scripts and keys.
@@ -44,10 +45,10 @@ const MOST_NAMED: usize = 200;
 /// What travels.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
-    pub(super) paths: BTreeSet<EntryPath>,
-    pub(super) directories: BTreeSet<EntryPath>,
+    pub(in crate::config) paths: BTreeSet<EntryPath>,
+    pub(in crate::config) directories: BTreeSet<EntryPath>,
     /// Default files and links that the user deleted.
-    pub(super) deletions: BTreeSet<EntryPath>,
+    pub(in crate::config) deletions: BTreeSet<EntryPath>,
     notices: Vec<Notice>,
 }
 
@@ -65,7 +66,7 @@ impl Selection {
         Self::against(&Baseline::new(root, defaults), root, keep, scope)
     }
 
-    pub(super) fn against(
+    pub(in crate::config) fn against(
         baseline: &Baseline,
         root: &Path,
         keep: &KeepList,
@@ -266,7 +267,7 @@ impl Selection {
 }
 
 /// False for what this program or the boot scripts keep there.
-pub(super) fn is_users(path: &EntryPath, node: &Node) -> bool {
+pub(in crate::config) fn is_users(path: &EntryPath, node: &Node) -> bool {
     !path.is_within(STATE_DIR) && !services::is_link(path, node.kind)
 }
 
@@ -275,13 +276,13 @@ fn kind(node: Option<Node>) -> Option<Kind> {
 }
 
 /// True for a file or link.
-pub(super) fn is_leaf(node: Option<Node>) -> bool {
+pub(in crate::config) fn is_leaf(node: Option<Node>) -> bool {
     node.is_some_and(|node| matches!(node.kind, Some(Kind::File | Kind::Link)))
 }
 
 /// The policy of a running system: the built-in rules, those of its image, those of its user. And
 /// the lines of it that were not understood.
-pub(super) fn policy(root: &Path) -> Result<(Policy, Vec<Notice>), ConfigError> {
+pub(in crate::config) fn policy(root: &Path) -> Result<(Policy, Vec<Notice>), ConfigError> {
     let mut policy = Policy::built_in();
     let mut odd = Vec::new();
     let names = match files::list(&root.join(policy::IMAGE_DIR)) {

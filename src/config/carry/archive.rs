@@ -1,8 +1,8 @@
-//! The archive in which a configuration crosses the flash: written here, read in [`read`].
+//! The archive in which a configuration crosses the flash: written here, read in `read`.
 //!
 //! One gzip member with an empty flag byte (block-device carriers of stock systems know a backup
 //! by `1f 8b 08 00`), mtime 0 and OS 3; in it a tar that stock tools can restore, laid out as
-//! [`super::bundle`] says. What the bundle says of a file was taken from the very bytes that went
+//! [`crate::config::carry::bundle`] says. What the bundle says of a file was taken from the very bytes that went
 //! into the archive, so that a file that changes meanwhile cannot make the two disagree.
 
 mod read;
@@ -13,22 +13,23 @@ use std::path::{Path, PathBuf};
 use flate2::{Compression, GzBuilder};
 use serde_json::Value;
 
-use super::baseline::Baseline;
-use super::bundle::{
+use crate::config::carry::baseline::Baseline;
+use crate::config::carry::bundle::{
     self, BASELINE, BUNDLE, Bundle, Deletion, Directory, MAX_BUNDLE, MAX_DOCUMENT, OldDefault,
     RESOLUTIONS, STATE, Scope, Services,
 };
-use super::keep::KeepList;
-use super::owners::Owners;
-use super::report::{Notice, NoticeKind};
-use super::scope::Selection;
-use super::tarball::{AppendError, Head, Tarball};
-use super::tree::{self, Content, Entry, Kind, Meta, Node};
-use super::{ConfigError, EntryPath, MAX_CONTENT, MAX_ENTRIES, services};
+use crate::config::carry::keep::KeepList;
+use crate::config::carry::owners::Owners;
+use crate::config::carry::scope::Selection;
+use crate::config::carry::services;
+use crate::config::carry::tarball::{AppendError, Head, Tarball};
+use crate::config::report::{Notice, NoticeKind};
+use crate::config::tree::{self, Content, Entry, Kind, Meta, Node};
+use crate::config::{ConfigError, EntryPath, MAX_CONTENT, MAX_ENTRIES};
 use crate::digest::Hashing;
 use crate::files::FileError;
 
-pub(super) use read::count_content;
+pub(in crate::config) use read::count_content;
 pub use read::{Origin, Unpacked, inspect, unpack, verify};
 
 /// Files up to this size are read before their header is written, so that one that is being
@@ -37,7 +38,8 @@ const READ_AHEAD: u64 = 256 << 10;
 
 /// What an archive may unpack to: contents, and a header, padding and name records for each entry
 /// and its default.
-pub(super) const MAX_UNPACKED: u64 = MAX_CONTENT + MAX_BUNDLE + 2 * MAX_ENTRIES as u64 * (10 << 10);
+pub(in crate::config) const MAX_UNPACKED: u64 =
+    MAX_CONTENT + MAX_BUNDLE + 2 * MAX_ENTRIES as u64 * (10 << 10);
 
 /// The most bytes of all names of an archive together: its bundle has to list them.
 const MAX_NAMES: u64 = MAX_BUNDLE;

@@ -14,15 +14,15 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::bundle::BASELINE;
-use super::engine::Outcome;
-use super::path::escape;
-use super::report::{Notice, NoticeKind, Report, ReportEntry};
-use super::reports::REPORTS;
-use super::stage::{Source, Stage};
-use super::steps::State;
-use super::tree::{Content, Entry, Meta, Tree};
-use super::{ConfigError, Deadline, EntryPath};
+use crate::config::apply::reports::REPORTS;
+use crate::config::apply::stage::{Source, Stage};
+use crate::config::carry::bundle::BASELINE;
+use crate::config::engine::Outcome;
+use crate::config::path::escape;
+use crate::config::report::{Notice, NoticeKind, Report, ReportEntry};
+use crate::config::steps::State;
+use crate::config::tree::{Content, Entry, Meta, Tree};
+use crate::config::{ConfigError, Deadline, EntryPath};
 use crate::files;
 
 /// Users' versions that had to give way, below a root.
@@ -42,7 +42,7 @@ const PRIVATE: Meta = Meta {
 };
 
 /// The result of an upgrade with what the program keeps of it; `report` gets what that leaves out.
-pub(super) fn complete(
+pub(in crate::config) fn complete(
     outcome: &Outcome,
     new: &Tree,
     report: &mut Report,
@@ -128,13 +128,13 @@ fn named(parts: &[&[u8]]) -> Result<EntryPath, ConfigError> {
 }
 
 /// What has to be written.
-pub(super) struct Difference<'t> {
+pub(in crate::config) struct Difference<'t> {
     new: &'t Tree,
     result: &'t Tree,
 }
 
 impl<'t> Difference<'t> {
-    pub(super) fn new(new: &'t Tree, result: &'t Tree) -> Self {
+    pub(in crate::config) fn new(new: &'t Tree, result: &'t Tree) -> Self {
         Self { new, result }
     }
 
@@ -161,7 +161,7 @@ impl<'t> Difference<'t> {
     }
 
     /// Bytes of the files that will be written. What file systems need beside is theirs to tell.
-    pub(super) fn space(&self) -> u64 {
+    pub(in crate::config) fn space(&self) -> u64 {
         let sizes = self.changed().map(|(_, entry)| match entry.content {
             Content::File { size, .. } => size,
             _ => 0,
@@ -171,7 +171,7 @@ impl<'t> Difference<'t> {
 
     /// Builds it at `dir`, which must not exist and gets this mode; returns what the result lacks,
     /// for which an overlay gets whiteouts.
-    pub(super) fn build(
+    pub(in crate::config) fn build(
         &self,
         dir: &Path,
         mode: u32,

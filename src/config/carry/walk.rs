@@ -5,22 +5,22 @@
 
 use std::path::Path;
 
-use super::path::escape;
-use super::report::{Notice, NoticeKind};
-use super::tree::{self, Kind, Node};
-use super::{ConfigError, EntryPath};
+use crate::config::path::escape;
+use crate::config::report::{Notice, NoticeKind};
+use crate::config::tree::{self, Kind, Node};
+use crate::config::{ConfigError, EntryPath};
 use crate::files;
 
 /// A walk through a directory of a tree.
-pub(super) struct Walk<'a> {
+pub(in crate::config) struct Walk<'a> {
     root: &'a Path,
     pending: Vec<EntryPath>,
     /// What it could not enter.
-    pub(super) too_deep: Vec<Notice>,
+    pub(in crate::config) too_deep: Vec<Notice>,
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(root: &'a Path, dir: &str) -> Self {
+    pub(in crate::config) fn new(root: &'a Path, dir: &str) -> Self {
         Self {
             root,
             pending: EntryPath::new(dir.as_bytes()).into_iter().collect(),
@@ -29,7 +29,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The directory itself comes first.
-    pub(super) fn next(&mut self) -> Result<Option<(EntryPath, Node)>, ConfigError> {
+    pub(in crate::config) fn next(&mut self) -> Result<Option<(EntryPath, Node)>, ConfigError> {
         while let Some(path) = self.pending.pop() {
             let Some(node) = tree::node(self.root, &path)? else {
                 continue;

@@ -15,9 +15,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::report::{Notice, NoticeKind, Report};
-use super::tree::{self, Content, Entry};
-use super::{ConfigError, EntryPath, place, reports};
+use crate::config::apply::place;
+use crate::config::apply::reports;
+use crate::config::report::{Notice, NoticeKind, Report};
+use crate::config::tree::{self, Content, Entry};
+use crate::config::{ConfigError, EntryPath};
 use crate::digest::Digest;
 use crate::files;
 
@@ -26,13 +28,13 @@ const TRANSACTION: &str = "etc/sysupgrade/transaction";
 /// Version of the journal.
 const FORMAT: u32 = 1;
 
-/// [`super::MAX_ENTRIES`] steps with long names, and the report.
+/// [`crate::config::MAX_ENTRIES`] steps with long names, and the report.
 const MAX_JOURNAL: u64 = 96 << 20;
 
 /// A transaction that will be done.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Journal {
+pub(in crate::config) struct Journal {
     format: u32,
     report: Report,
     steps: Vec<Step>,
@@ -47,7 +49,7 @@ struct Step {
 }
 
 /// Begins a transaction: the directory to build its tree in, and one for scratch; neither exists.
-pub(super) fn prepare(root: &Path) -> Result<(PathBuf, PathBuf), ConfigError> {
+pub(in crate::config) fn prepare(root: &Path) -> Result<(PathBuf, PathBuf), ConfigError> {
     let dir = root.join(TRANSACTION);
     clear(root)?;
     files::make_dirs(&root.join("etc"), 0o755)?;
@@ -56,7 +58,7 @@ pub(super) fn prepare(root: &Path) -> Result<(PathBuf, PathBuf), ConfigError> {
 }
 
 /// Removes what a cut has left of a transaction without a journal.
-pub(super) fn clear(root: &Path) -> Result<(), ConfigError> {
+pub(in crate::config) fn clear(root: &Path) -> Result<(), ConfigError> {
     Ok(files::remove_tree(&root.join(TRANSACTION))?)
 }
 
@@ -70,7 +72,7 @@ fn journal_of(root: &Path) -> PathBuf {
 
 impl Journal {
     /// The transaction that a cut has left.
-    pub(super) fn read(root: &Path) -> Result<Option<Self>, ConfigError> {
+    pub(in crate::config) fn read(root: &Path) -> Result<Option<Self>, ConfigError> {
         let Some(bytes) = files::read_if_exists(&journal_of(root), MAX_JOURNAL)? else {
             return Ok(None);
         };
@@ -85,7 +87,7 @@ impl Journal {
 
     /// Makes the staged tree durable, and the promise that it will stand in the root, without the
     /// `removed` paths.
-    pub(super) fn write(
+    pub(in crate::config) fn write(
         root: &Path,
         report: Report,
         removed: Vec<EntryPath>,
@@ -116,7 +118,7 @@ impl Journal {
 }
 
 /// Takes all steps, and ends the transaction.
-pub(super) fn finish(
+pub(in crate::config) fn finish(
     root: &Path,
     journal: Journal,
     archive: Digest,

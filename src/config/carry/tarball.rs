@@ -11,8 +11,8 @@ use std::io::{self, BufRead, Read, Write};
 use flate2::bufread::GzDecoder;
 use tar::{EntryType, Header};
 
-use super::ConfigError;
-use super::tree::{Kind, Meta};
+use crate::config::ConfigError;
+use crate::config::tree::{Kind, Meta};
 
 const BLOCK: usize = 512;
 
@@ -28,7 +28,7 @@ fn invalid(problem: impl Into<Cow<'static, str>>) -> io::Error {
 
 /// What the header of a member says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Member {
+pub(in crate::config) struct Member {
     /// As it is in the archive: nothing is known of it.
     pub name: Vec<u8>,
     pub kind: MemberKind,
@@ -41,7 +41,7 @@ pub(super) struct Member {
 
 /// Kinds of members.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum MemberKind {
+pub(in crate::config) enum MemberKind {
     File,
     Link(Vec<u8>),
     Dir,
@@ -52,7 +52,7 @@ pub(super) enum MemberKind {
 }
 
 /// Reads members one after the other; as a [`Read`] it is the content of the current one.
-pub(super) struct Members<R> {
+pub(in crate::config) struct Members<R> {
     source: R,
     /// Content of the current member not read yet.
     left: u64,
@@ -62,7 +62,7 @@ pub(super) struct Members<R> {
 }
 
 impl<R: Read> Members<R> {
-    pub(super) fn new(source: R) -> Self {
+    pub(in crate::config) fn new(source: R) -> Self {
         Self {
             source,
             left: 0,
@@ -73,7 +73,7 @@ impl<R: Read> Members<R> {
 
     /// The next member; what was not read of the current one is passed over. `None` at the two
     /// zero blocks that end an archive: one that stops without them is an error.
-    pub(super) fn next(&mut self) -> io::Result<Option<Member>> {
+    pub(in crate::config) fn next(&mut self) -> io::Result<Option<Member>> {
         let mut long_name = None;
         let mut long_link = None;
         let mut pax = Pax::default();
@@ -106,7 +106,7 @@ impl<R: Read> Members<R> {
     }
 
     /// Reads the source to its end; true if there was more than zeros.
-    pub(super) fn drain(&mut self) -> io::Result<bool> {
+    pub(in crate::config) fn drain(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 4096];
         let mut other = false;
         loop {
@@ -118,7 +118,7 @@ impl<R: Read> Members<R> {
     }
 
     /// What the members are read from.
-    pub(super) fn source(&self) -> &R {
+    pub(in crate::config) fn source(&self) -> &R {
         &self.source
     }
 
@@ -284,18 +284,18 @@ impl Pax {
 }
 
 /// Writes members.
-pub(super) struct Tarball<W> {
+pub(in crate::config) struct Tarball<W> {
     sink: W,
 }
 
 impl<W: Write> Tarball<W> {
-    pub(super) fn new(sink: W) -> Self {
+    pub(in crate::config) fn new(sink: W) -> Self {
         Self { sink }
     }
 
     /// Appends a member with the `size` bytes of `content`. Directories get a slash at the end of
     /// their name, as every tar does.
-    pub(super) fn append(
+    pub(in crate::config) fn append(
         &mut self,
         name: &[u8],
         target: Option<&[u8]>,
@@ -350,7 +350,7 @@ impl<W: Write> Tarball<W> {
     }
 
     /// Ends the archive.
-    pub(super) fn finish(mut self) -> io::Result<W> {
+    pub(in crate::config) fn finish(mut self) -> io::Result<W> {
         self.sink.write_all(&[0; 2 * BLOCK])?;
         Ok(self.sink)
     }
@@ -380,7 +380,7 @@ impl<W: Write> Tarball<W> {
 
 /// Why a member could not be appended.
 #[derive(Debug)]
-pub(super) enum AppendError {
+pub(in crate::config) enum AppendError {
     /// The content ended before its announced size.
     Short,
     /// The content could not be read.
@@ -391,7 +391,7 @@ pub(super) enum AppendError {
 
 impl AppendError {
     /// For content that cannot fail.
-    pub(super) fn into_write(self) -> ConfigError {
+    pub(in crate::config) fn into_write(self) -> ConfigError {
         ConfigError::Write(match self {
             Self::Short => io::ErrorKind::UnexpectedEof.into(),
             Self::Source(error) | Self::Sink(error) => error,
@@ -406,7 +406,7 @@ impl From<io::Error> for AppendError {
 }
 
 /// What a member has besides its name and content.
-pub(super) struct Head {
+pub(in crate::config) struct Head {
     pub meta: Meta,
     pub modified: u64,
     pub size: u64,
@@ -423,7 +423,7 @@ fn put(field: &mut [u8; 100], text: &[u8]) -> bool {
 }
 
 /// Unpacks gzip, with its checksums, up to a limit. Reads all of `source`.
-pub(super) struct Gunzip<R> {
+pub(in crate::config) struct Gunzip<R> {
     state: State<R>,
     left: u64,
     strict: bool,
@@ -438,7 +438,7 @@ enum State<R> {
 impl<R: BufRead> Gunzip<R> {
     /// `strict`: one gzip member and nothing after it. Else, as gzip does, members are joined, and
     /// other bytes after them are passed over and remembered.
-    pub(super) fn new(source: R, most: u64, strict: bool) -> Self {
+    pub(in crate::config) fn new(source: R, most: u64, strict: bool) -> Self {
         Self {
             state: State::Inside(GzDecoder::new(source)),
             left: most,
@@ -448,7 +448,7 @@ impl<R: BufRead> Gunzip<R> {
     }
 
     /// True if there were bytes after the last gzip member.
-    pub(super) fn has_trailing_bytes(&self) -> bool {
+    pub(in crate::config) fn has_trailing_bytes(&self) -> bool {
         self.trailing
     }
 }

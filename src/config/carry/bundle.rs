@@ -9,7 +9,7 @@
 //! etc/sysupgrade/bundle.json         this
 //! ```
 //!
-//! [`Bundle::check`] is the meaning of the format: what an archive must fulfil beyond having
+//! `Bundle::check` is the meaning of the format: what an archive must fulfil beyond having
 //! exactly the members that its bundle lists.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,11 +17,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::owners::Owners;
-use super::report::Notice;
-use super::tree::{Content, Entry, Kind, Meta};
-use super::{ConfigError, EntryPath, STATE_DIR, services};
 pub use crate::board::Scope;
+use crate::config::carry::owners::Owners;
+use crate::config::carry::services;
+use crate::config::report::Notice;
+use crate::config::tree::{Content, Entry, Kind, Meta};
+use crate::config::{ConfigError, EntryPath, STATE_DIR};
 
 /// Version of the bundle. Another one is refused: what an archive means is not guessed.
 pub const FORMAT: u32 = 1;
@@ -39,10 +40,10 @@ pub const STATE: &str = "etc/sysupgrade/state.json";
 pub const RESOLUTIONS: &str = "etc/sysupgrade/resolutions.json";
 
 /// Bounds [`STATE`] and [`RESOLUTIONS`] each: definitions of hundreds of steps.
-pub(super) const MAX_DOCUMENT: u64 = 1 << 20;
+pub(in crate::config) const MAX_DOCUMENT: u64 = 1 << 20;
 
-/// Bounds the bundle itself: [`super::MAX_ENTRIES`] entries with long names.
-pub(super) const MAX_BUNDLE: u64 = 32 << 20;
+/// Bounds the bundle itself: [`crate::config::MAX_ENTRIES`] entries with long names.
+pub(in crate::config) const MAX_BUNDLE: u64 = 32 << 20;
 
 /// What an archive holds and where it came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,7 +151,7 @@ impl Bundle {
     }
 
     /// Paths whose old default no image ships.
-    pub(super) fn generated(&self) -> impl Iterator<Item = EntryPath> {
+    pub(in crate::config) fn generated(&self) -> impl Iterator<Item = EntryPath> {
         let members = self.members.iter().filter(|member| member.generated);
         let deletions = self.deletions.iter().filter(|deletion| deletion.generated);
         members
@@ -159,7 +160,7 @@ impl Bundle {
     }
 
     /// The old defaults, by the path that they are the default of.
-    pub(super) fn baseline(&self) -> BTreeMap<EntryPath, &Entry> {
+    pub(in crate::config) fn baseline(&self) -> BTreeMap<EntryPath, &Entry> {
         self.members
             .iter()
             .filter_map(|member| Some((member.path.strip(BASELINE)?, &member.entry)))
@@ -168,7 +169,7 @@ impl Bundle {
 
     /// Checks that it makes sense: each name once, nothing below a file or a link, and exactly
     /// the old defaults that it speaks of.
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    pub(in crate::config) fn check(&self) -> Result<(), ConfigError> {
         if self.format != FORMAT {
             let problem = format!("format {} is not known, {FORMAT} is", self.format);
             return Err(ConfigError::damaged(BUNDLE, problem));

@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-use super::tree::{self, Kind};
-use super::{ConfigError, EntryPath};
+use crate::config::tree::{self, Kind};
+use crate::config::{ConfigError, EntryPath};
 use crate::files;
 
 /// The files that this is done for: one account a line, its name first, up to a colon.
@@ -16,7 +16,10 @@ const FILES: [&[u8]; 3] = [b"etc/passwd", b"etc/group", b"etc/shadow"];
 const MAX: u64 = 1 << 20;
 
 /// A passwd, group or shadow; nothing if it is no file or too long to be one.
-pub(super) fn read(root: &Path, path: &EntryPath) -> Result<Option<Vec<u8>>, ConfigError> {
+pub(in crate::config) fn read(
+    root: &Path,
+    path: &EntryPath,
+) -> Result<Option<Vec<u8>>, ConfigError> {
     match tree::node(root, path)? {
         Some(node) if node.kind == Some(Kind::File) && node.size <= MAX => {
             Ok(Some(files::read(&path.under(root), MAX)?))
@@ -26,12 +29,12 @@ pub(super) fn read(root: &Path, path: &EntryPath) -> Result<Option<Vec<u8>>, Con
 }
 
 /// True for passwd, group and shadow.
-pub(super) fn is_account_file(path: &EntryPath) -> bool {
+pub(in crate::config) fn is_account_file(path: &EntryPath) -> bool {
     FILES.contains(&path.as_bytes())
 }
 
 /// The kept file with the missing accounts of the image's at its end; `None` if none is missing.
-pub(super) fn with_missing(kept: &[u8], image: &[u8]) -> Option<Vec<u8>> {
+pub(in crate::config) fn with_missing(kept: &[u8], image: &[u8]) -> Option<Vec<u8>> {
     let names: Vec<&[u8]> = lines(kept).filter_map(name).collect();
     let mut merged = kept.to_vec();
     if !merged.is_empty() && !merged.ends_with(b"\n") {
