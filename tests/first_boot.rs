@@ -19,6 +19,9 @@ use world::router::{Booted, Result, Router};
 use world::snapshot::{Entry, Snapshot};
 use world::{System, World, describe, lived_in};
 
+/// The configuration on its way into the second slot.
+const ARCHIVE: &str = "data/sysupgrade-rs/archive-b.tar.gz";
+
 /// A router that was lived in, off, with an image written to its other slot and committed.
 struct Committed {
     world: World,
@@ -217,6 +220,18 @@ fn a_step_without_a_way_back_gives_the_slot_up() -> Result<()> {
     refuses(&committed, "one-way")
 }
 
+#[test]
+fn an_archive_that_is_whole_but_not_what_the_install_saved_gives_the_slot_up() -> Result<()> {
+    let other = Committed::by(&unforeseen(), |root| {
+        Ok(fs::write(root.join("etc/config/added"), "config other\n")?)
+    })?;
+    let mut committed = Committed::new(&unforeseen())?;
+    committed
+        .disk
+        .put(ARCHIVE, other.disk.0[Path::new(ARCHIVE)].clone());
+    refuses(&committed, "the install saved one with")
+}
+
 // --- full disks --------------------------------------------------------------------------------
 
 const NO_SPACE: &str = "No space left on device";
@@ -253,8 +268,7 @@ fn a_disk_that_is_full_at_any_write_of_first_boot_costs_nothing() -> Result<()> 
         let upper = disk.below("data/overlay-b/upper");
         let names: Vec<_> = disk.below("data/overlay-b").0.into_keys().collect();
         assert!(names.is_empty() || upper == whole, "{span:?}: {names:?}");
-        let archive = "data/sysupgrade-rs/archive-b.tar.gz";
-        assert_eq!(disk.data(archive), committed.disk.data(archive), "{span:?}");
+        assert_eq!(disk.data(ARCHIVE), committed.disk.data(ARCHIVE), "{span:?}");
         let booted = boot(router)?;
         match error {
             FirstBootError::GivenUp { .. } => {
