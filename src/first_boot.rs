@@ -80,18 +80,25 @@ pub enum FirstBootError {
 /// [`FirstBootError::GivenUp`] after the boot state has been changed to go back; otherwise nothing
 /// was decided, and the next boot tries again.
 pub fn first_boot(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {
-    let _lock = machine.lock()?;
     let state = machine.boot.load().map_err(MachineError::from)?;
-    let Standing::OnTrial(_) = state.standing(machine.running) else {
-        return Ok(FirstBoot::Settled(trial::settle(machine, &state)?));
-    };
-    on_trial(machine).map_err(|error| match error {
-        FirstBootError::Machine(source) => FirstBootError::Undecided {
+    let on_trial = matches!(state.standing(machine.running), Standing::OnTrial(_));
+    under_lock(machine).map_err(|error| match error {
+        // A trial must not go on without its configuration, whatever was in the way.
+        FirstBootError::Machine(source) if on_trial => FirstBootError::Undecided {
             slot: machine.name(machine.running).to_owned(),
             source,
         },
         decided => decided,
     })
+}
+
+fn under_lock(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {
+    let _lock = machine.lock()?;
+    let state = machine.boot.load().map_err(MachineError::from)?;
+    match state.standing(machine.running) {
+        Standing::OnTrial(_) => on_trial(machine),
+        _ => Ok(FirstBoot::Settled(trial::settle(machine, &state)?)),
+    }
 }
 
 fn on_trial(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {

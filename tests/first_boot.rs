@@ -455,6 +455,24 @@ fn a_way_back_to_an_upgraded_system_is_open_after_the_next_install() -> Result<(
     Ok(())
 }
 
+#[test]
+fn a_trial_that_cannot_take_the_lock_does_not_go_on_without_its_configuration() -> Result<()> {
+    let committed = Committed::new(&lived_in::system(2))?;
+    let router = &committed.router()?;
+    let refused = router.boot(|| {
+        let run = router.dir().join("run/sysupgrade-rs");
+        fs::write(&run, "in the place of the directory")?;
+        let error = first_boot(&mut world::machine(router)?).expect_err("no lock");
+        assert!(matches!(error, FirstBootError::Undecided { .. }), "{error}");
+        fs::remove_file(run)?;
+        Ok(false)
+    })?;
+    assert_eq!(refused, Booted::Refused(Slot::Second));
+    assert_eq!(boot(router)?, Booted::Up(Slot::Second));
+    lived_in::check_upgraded(&router.view()?);
+    Ok(())
+}
+
 // --- nothing to do -----------------------------------------------------------------------------
 
 #[test]
