@@ -824,8 +824,8 @@ impl Numbers {
     }
 }
 
-/// Refuses what would lock the owner out, or leave an account half there. What is half there in the
-/// user's own files or in the image's was not made so here, and is no reason to stay behind.
+/// Refuses what would lock the owner out, or leave an account half there, whoever made it so: the
+/// refusal names it, and it can be mended before the upgrade.
 fn check(
     [passwd, group, shadow]: [&Trees; 3],
     [people, groups, passwords]: [&[Line]; 3],
@@ -838,9 +838,6 @@ fn check(
         }
     }
     let gids: HashSet<u32> = merges(groups).filter_map(Merge::number).collect();
-    let half: [HashSet<u32>; 2] = [Some(&group.user), group.new.as_ref()]
-        .map(|file| file.into_iter().flat_map(File::records))
-        .map(|records| records.filter_map(Record::number).collect());
     let shadowed: HashSet<&[u8]> = (merges(passwords).map(|merge| merge.name))
         .chain(shadow.user.odd.iter().copied())
         .collect();
@@ -848,33 +845,16 @@ fn check(
         return Err(Broken::RootPassword);
     }
     for merge in merges(people) {
-        let [user_gids, new_gids] = &half;
-        let user = passwd.user.get(merge.name);
-        let new = passwd.image(merge.name);
-        let lacked_group = |record: Option<&Record>, gids: &HashSet<u32>| {
-            let gid = record.and_then(Record::gid);
-            gid.is_some_and(|gid| !gids.contains(&gid))
-        };
         if let Some(gid) = merge.gid().filter(|gid| !gids.contains(gid))
             && group.exists()
-            && !lacked_group(user, user_gids)
-            && !lacked_group(new, new_gids)
         {
             let name = escape(merge.name);
             return Err(Broken::PrimaryGroup { name, gid });
         }
-        let in_shadow = |record: &Record| record.field(PASSWORD) == b"x";
-        let lacked_password = |record: Option<&Record>, file: Option<&File>| {
-            record.is_some_and(in_shadow) && !file.is_some_and(|file| file.has_name(merge.name))
-        };
-        if merge
-            .fields
-            .get(PASSWORD)
-            .is_some_and(|password| **password == *b"x")
+        let password = merge.fields.get(PASSWORD);
+        if password.is_some_and(|password| **password == *b"x")
             && shadow.exists()
             && !shadowed.contains(merge.name)
-            && !lacked_password(user, Some(&shadow.user))
-            && !lacked_password(new, shadow.new.as_ref())
         {
             let name = escape(merge.name);
             return Err(Broken::Password { name });
@@ -981,8 +961,12 @@ mod tests {
     }
 
     fn refusal(user: &World, new: &World) -> String {
-        let (user, new) = (user.accounts(), new.accounts());
-        let broken = merge(&user, &user, &new, &mut |_| Winner::User);
+        refusal_of(user, user, new)
+    }
+
+    fn refusal_of(base: &World, user: &World, new: &World) -> String {
+        let (base, user, new) = (base.accounts(), user.accounts(), new.accounts());
+        let broken = merge(&base, &user, &new, &mut |_| Winner::User);
         broken.map(drop).unwrap_err().to_string()
     }
 
@@ -1009,7 +993,7 @@ mod tests {
     #[test]
     fn lines_that_did_not_change_keep_their_bytes() {
         let mut user = world();
-        user.passwd = format!("# mine\n\n+::::::\nbroken:x\n{PASSWD}late:x:50:1:::");
+        user.passwd = format!("# mine\n\n+::::::\nbroken:x\n{PASSWD}late:*:50:1:::");
         user.group = "root:x:00:\ndaemon:x:1:daemon,,root\nbad:x:y:".to_owned();
         assert_eq!(check(&world(), &user, &world(), &user), [""; 0]);
         // What is added does not run into a last line without end.
@@ -1318,16 +1302,20 @@ mod tests {
         let new = world().with("ntp:*:123:300:::", "net:x:300:", "");
         let wanted = "group 300, the primary one of user `ntp`, would not exist";
         assert_eq!(refusal(&user, &new), wanted);
-        // What the image or the user did without is their own affair.
+        // Whoever made it so.
         let new = world().with("ntp:*:123:300:::", "", "");
-        check(&world(), &world(), &new, &new);
-        let user = world().with("bob:*:1000:300:::", "", "");
-        check(&world(), &user, &world(), &user);
+        assert_eq!(refusal(&world(), &new), wanted);
+        let user = world().with("ntp:*:123:300:::", "", "");
+        assert_eq!(refusal_of(&world(), &user, &world()), wanted);
     }
 
     #[test]
     fn a_user_whose_password_got_lost_is_refused() {
-        // No way through the merge is known to lead here; this is the last line of defence.
+        let user = world().with("bob:x:1000:1:::", "", "");
+        let wanted = "user `bob` would have no entry in shadow";
+        assert_eq!(refusal_of(&world(), &user, &world()), wanted);
+        // No way through the merge of sound files is known to lead here; this is the last line of
+        // defence.
         let whole = world().with_account("bob", 1000);
         let accounts = whole.accounts();
         let trees = [Database::Passwd, Database::Group, Database::Shadow]
@@ -1343,11 +1331,7 @@ mod tests {
         assert_eq!(sound, Ok(()));
         passwords.pop();
         let broken = super::check([passwd, group, shadow], [&people, &groups, &passwords]);
-        let wanted = "user `bob` would have no entry in shadow";
         assert_eq!(broken.unwrap_err().to_string(), wanted);
-        // As it was in the user's files before.
-        let user = world().with("bob:x:1000:1:::", "", "");
-        check(&world(), &user, &world(), &user);
     }
 
     #[test]
