@@ -135,6 +135,9 @@ pub enum Place {
 pub struct Settings {
     /// The board file, if not the installed one.
     pub board: Option<PathBuf>,
+    /// Below the root of the system, where `etc` is as it was shipped, if not where the board file
+    /// says.
+    pub defaults: Option<PathBuf>,
     /// The directory that stands for `/`.
     pub root: Option<PathBuf>,
     /// Answers are JSON documents.
@@ -296,6 +299,10 @@ struct GeneralWords {
     /// Use this board file
     #[arg(long, global = true, value_name = "FILE", help_heading = GENERAL)]
     board: Option<PathBuf>,
+
+    /// Where etc is as it was shipped, if not as the board file says
+    #[arg(long, global = true, value_name = "DIR", help_heading = GENERAL)]
+    defaults: Option<PathBuf>,
 
     /// Work on the system below this directory
     #[arg(long, global = true, value_name = "DIR", help_heading = GENERAL)]
@@ -602,6 +609,7 @@ impl GeneralWords {
     fn settings(self) -> Settings {
         Settings {
             board: self.board,
+            defaults: self.defaults,
             root: self.root,
             json: self.json,
             progress: self.progress,
@@ -765,13 +773,14 @@ mod tests {
     #[test]
     fn settings_may_stand_before_and_after_a_command() {
         for line in [
-            "--json --root /r --board /b -v --progress json status",
-            "status --json --root /r --board /b -v --progress json",
+            "--json --root /r --board /b --defaults /d -v --progress json status",
+            "status --json --root /r --board /b --defaults /d -v --progress json",
         ] {
             let (settings, command) = parsed(line).expect(line);
             assert_eq!(command, Command::Status);
             let expected = Settings {
                 board: Some("/b".into()),
+                defaults: Some("/d".into()),
                 root: Some("/r".into()),
                 json: true,
                 progress: ProgressWord::Json,

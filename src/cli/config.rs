@@ -26,9 +26,9 @@ use crate::config::report::Report;
 use crate::config::reports;
 use crate::files::{self, FileError, NewFile};
 use crate::install::describe;
+use crate::machine::{self, below};
 use crate::report::{ExitCode, harmless};
 use crate::system::SystemError;
-use crate::{machine, system};
 
 /// A context is text that people write.
 const MAX_CONTEXT: u64 = 1 << 20;
@@ -108,9 +108,12 @@ impl Session<'_> {
 
     /// Where the shipped files are. That needs no board file, but one that is there must be good.
     fn defaults(&self) -> Result<Option<PathBuf>, Failure> {
-        match system::read_board(&self.root, self.settings.board.as_deref()) {
+        match self.board() {
             Ok(board) => Ok(machine::defaults(&self.root, &board)),
-            Err(SystemError::NoBoard) => Ok(baseline::find_defaults(&self.root)),
+            Err(SystemError::NoBoard) => Ok(match &self.settings.defaults {
+                Some(defaults) => Some(below(&self.root, defaults)),
+                None => baseline::find_defaults(&self.root),
+            }),
             Err(error) => Err(error.into()),
         }
     }

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::board::Board;
 use crate::config::bundle::Scope;
 use crate::config::decisions::decide;
 use crate::config::keep::KeepList;
@@ -34,6 +35,7 @@ use crate::image::Unverified;
 use crate::install::{self, InstallError, Upgrade, Watch, Wish};
 use crate::machine::{Machine, below};
 use crate::report::{Event, ExitCode, Phase};
+use crate::system::SystemError;
 use crate::{doctor, status, system, trial};
 use answer::{Answer, Failure};
 use args::{Choices, Command, NoCommand, Place, Reboot, Resolve, Settings};
@@ -113,8 +115,16 @@ impl Session<'_> {
     }
 
     fn machine(&self) -> Result<Machine, Failure> {
-        let board = system::read_board(&self.root, self.settings.board.as_deref())?;
-        Ok(system::open(&self.root, board)?)
+        Ok(system::open(&self.root, self.board()?)?)
+    }
+
+    /// The board file, with what the command line says instead.
+    fn board(&self) -> Result<Board, SystemError> {
+        let mut board = system::read_board(&self.root, self.settings.board.as_deref())?;
+        if let Some(defaults) = &self.settings.defaults {
+            board.config.defaults = Some(defaults.clone());
+        }
+        Ok(board)
     }
 
     fn progress(&self) -> Progress {

@@ -33,7 +33,7 @@ pub(crate) const CONFLICTS: &str = "etc/sysupgrade/conflicts";
 
 /// The most that attic and conflicts of one upgrade take: they lie in the flash of a router. What
 /// does not fit is still in the old slot.
-const MAX_SET_ASIDE: u64 = 256 << 10;
+pub(super) const MAX_SET_ASIDE: u64 = 256 << 10;
 
 const PRIVATE: Meta = Meta {
     mode: 0o600,

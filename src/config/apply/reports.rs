@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::build::{ATTIC, CONFLICTS, MAX_SET_ASIDE};
 use crate::config::ConfigError;
 use crate::config::report::Report;
 use crate::files;
@@ -59,16 +60,59 @@ pub(in crate::config) fn next(root: &Path) -> Result<u32, ConfigError> {
     Ok(last.unwrap_or(0).saturating_add(1))
 }
 
-/// Removes the oldest reports.
+/// Removes the oldest reports with what was set aside for them, and of the attics as many of the
+/// oldest as are too much together. The newest stays.
 pub(in crate::config) fn prune(root: &Path) -> Result<(), ConfigError> {
     let numbers = numbers(root)?;
     let surplus = numbers.len().saturating_sub(KEPT);
     for number in &numbers[..surplus] {
+        for dir in [ATTIC, CONFLICTS] {
+            files::remove_tree(&set_aside(root, dir, *number))?;
+        }
+        // Last: until it is gone, the next run tries again.
         files::remove_durably(&report_path(root, *number))?;
+    }
+    let mut held = 0_u64;
+    for number in numbers[surplus..].iter().rev() {
+        let attic = set_aside(root, ATTIC, *number);
+        held = held.saturating_add(files::tree_size(&attic)?);
+        if held > MAX_SET_ASIDE && Some(number) != numbers.last() {
+            files::remove_tree(&attic)?;
+        }
     }
     Ok(())
 }
 
+fn set_aside(root: &Path, dir: &str, number: u32) -> PathBuf {
+    root.join(dir).join(format!("{number:05}"))
+}
+
 fn report_path(root: &Path, number: u32) -> PathBuf {
     root.join(REPORTS).join(format!("{number:05}.json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn old_reports_go_with_their_attic_and_attics_that_are_too_much_go_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let attic = |number: u32| set_aside(root, ATTIC, number).join("etc/x");
+        fs::create_dir_all(root.join(REPORTS)).unwrap();
+        for number in 1..=7 {
+            fs::write(report_path(root, number), "{}").unwrap();
+            fs::create_dir_all(attic(number).parent().unwrap()).unwrap();
+            fs::write(attic(number), vec![0; 100 << 10]).unwrap();
+            fs::create_dir_all(set_aside(root, CONFLICTS, number)).unwrap();
+        }
+        prune(root).unwrap();
+        assert_eq!(numbers(root).unwrap(), [3, 4, 5, 6, 7]);
+        let left = |dir: &str| files::list(&root.join(dir)).unwrap().len();
+        assert_eq!(left(CONFLICTS), 5);
+        assert_eq!(left(ATTIC), 2);
+        assert!(attic(7).exists() && attic(6).exists());
+    }
 }
