@@ -11,6 +11,7 @@
 //! Errors carry the verb and the path. With the feature `powercut` every change is recorded, and
 //! may be refused as a full disk refuses it, see [`trace`].
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -19,8 +20,10 @@ use std::os::unix::fs::{
     DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt,
 };
 use std::path::{Path, PathBuf};
+use std::str;
 
-use rustix::fs::{Advice, FileType, Mode, OFlags};
+use rustix::fs::{Advice, FileType, Mode, OFlags, XattrFlags};
+use rustix::io::Errno;
 use thiserror::Error;
 
 #[cfg(feature = "powercut")]
@@ -205,6 +208,14 @@ impl NewFile {
             set_mode(&self.temporary, self.mode)?; // a change of owner has cleared the set-id bits
         }
         Ok(())
+    }
+
+    /// As [`set_attributes`]; once all is written.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn set_attributes(&self, attributes: &Attributes) -> Result<()> {
+        set_attributes(&self.temporary, attributes)
     }
 
     /// Makes it durable under its name: fsync, rename, fsync of the directory.
@@ -620,6 +631,74 @@ pub fn remove_tree(path: &Path) -> Result<()> {
     record!(RemoveDir {
         path: path.to_owned()
     });
+    Ok(())
+}
+
+/// Extended attributes by name.
+pub type Attributes = BTreeMap<String, Vec<u8>>;
+
+/// The most bytes of all names, and of one value: as many as Linux gives.
+const MAX_ATTRIBUTE: usize = 64 << 10;
+
+/// True for an extended attribute that goes with the content of a file.
+#[must_use]
+pub fn is_carried_attribute(name: &str) -> bool {
+    name == "security.capability" || name.starts_with("user.")
+}
+
+/// The extended attributes of a file that go with its content: the user's own, and capabilities.
+/// Others, access lists and labels, belong to the system that gave them. None where the file system
+/// knows none.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn attributes(path: &Path) -> Result<Attributes> {
+    let failed = |error: Errno| FileError::at("read attributes of", path)(error);
+    let mut names = vec![0; 256]; // nearly no file has any
+    let length = loop {
+        match rustix::fs::llistxattr(path, &mut *names) {
+            Ok(length) => break length,
+            Err(Errno::RANGE) if names.len() < MAX_ATTRIBUTE => names.resize(MAX_ATTRIBUTE, 0),
+            Err(Errno::NOTSUP | Errno::NOSYS) => return Ok(Attributes::new()),
+            Err(error) => return Err(failed(error)),
+        }
+    };
+    let names = names.get(..length).unwrap_or_default();
+    let mut found = Attributes::new();
+    for name in names
+        .split(|byte| *byte == 0)
+        .filter_map(|name| str::from_utf8(name).ok())
+    {
+        if !is_carried_attribute(name) {
+            continue;
+        }
+        let mut value = vec![0; MAX_ATTRIBUTE];
+        match rustix::fs::lgetxattr(path, name, &mut *value) {
+            Ok(length) => value.truncate(length),
+            Err(Errno::NODATA) => continue, // taken away meanwhile
+            Err(error) => return Err(failed(error)),
+        }
+        found.insert(name.to_owned(), value);
+    }
+    Ok(found)
+}
+
+/// Gives a file these extended attributes; after its owner and content, whose change would take
+/// capabilities away. A file system that has none, and a user who may not give capabilities, leave
+/// the file without. No recording: what a power cut takes of a file not yet durable, it takes whole.
+///
+/// # Errors
+/// When the system refuses for another reason.
+pub fn set_attributes(path: &Path, attributes: &Attributes) -> Result<()> {
+    for (name, value) in attributes {
+        match rustix::fs::lsetxattr(path, name.as_str(), value, XattrFlags::empty()) {
+            Ok(()) => {}
+            Err(error @ (Errno::NOTSUP | Errno::PERM)) => {
+                log::debug!("{}: attribute {name}: {error}", path.display());
+            }
+            Err(error) => return Err(FileError::at("set attributes of", path)(error)),
+        }
+    }
     Ok(())
 }
 

@@ -1614,3 +1614,44 @@ fn a_step_that_was_taken_is_remembered_and_undone_by_an_image_that_does_not_have
         Some("mine\nnarrow\nlast\n")
     );
 }
+
+#[test]
+fn extended_attributes_go_with_the_file_whose_content_they_belong_to() {
+    let upgrade = Upgrade::new("/etc/tool\n/etc/theirs\n/etc/both\n");
+    let tool = upgrade.tree("root").join("etc/tool");
+    upgrade.write("root", "etc/tool", "mine");
+    for (tree, text) in [
+        ("rom", "a\nb\nc\n"),
+        ("root", "A\nb\nc\n"),
+        ("new", "a\nb\nC\n"),
+    ] {
+        upgrade.write(tree, "etc/both", text);
+    }
+    for tree in ["rom", "root"] {
+        upgrade.write(tree, "etc/theirs", "old");
+    }
+    upgrade.write("new", "etc/theirs", "new");
+    let mark = |path: &Path, value: &[u8]| {
+        let attributes = [("user.origin".to_owned(), value.to_vec())].into();
+        files::set_attributes(path, &attributes).expect("set");
+        assert_eq!(files::attributes(path).expect("read"), attributes);
+    };
+    mark(&tool, b"\x00odd\xff\\");
+    mark(&upgrade.tree("root").join("etc/both"), b"merged");
+    mark(&upgrade.tree("root").join("etc/theirs"), b"untouched");
+    upgrade.apply(&upgrade.save()).expect("applied");
+    let found = |path: &str| {
+        let path = upgrade.tree("overlay/upper").join(path);
+        files::attributes(&path)
+            .expect("read")
+            .remove("user.origin")
+    };
+    assert_eq!(found("etc/tool").as_deref(), Some(&b"\x00odd\xff\\"[..]));
+    assert_eq!(found("etc/both").as_deref(), Some(&b"merged"[..]));
+    assert!(!upgrade.tree("overlay/upper/etc/theirs").exists());
+
+    let root = upgrade.tree("new");
+    apply_in_place(&upgrade.save(), &root).expect("applied in place");
+    let attributes = files::attributes(&root.join("etc/tool")).expect("read");
+    assert_eq!(attributes["user.origin"], b"\x00odd\xff\\");
+}

@@ -316,6 +316,8 @@ struct Leaf {
     place: Place,
     /// Seconds since 1970; of a file that was read.
     modified: Option<u64>,
+    /// The file whose extended attributes it has.
+    attributes: Option<Rc<Path>>,
 }
 
 /// Where the bytes of a file are.
@@ -362,14 +364,16 @@ impl Tree {
     /// Says what stands at a path; the bytes of a file are those of `file`, which need not have its
     /// permissions and owner.
     pub(super) fn insert(&mut self, path: EntryPath, entry: Entry, file: &Path, modified: u64) {
-        let place = match entry.content {
-            Content::File { .. } => Place::At(file.into()),
-            Content::Link { .. } | Content::Dir => Place::Here(Rc::default()),
-        };
+        let file: Rc<Path> = file.into();
+        let is_file = entry.content.kind() == Kind::File;
         let leaf = Leaf {
             entry,
-            place,
+            place: match is_file {
+                true => Place::At(Rc::clone(&file)),
+                false => Place::Here(Rc::default()),
+            },
             modified: Some(modified),
+            attributes: is_file.then_some(file),
         };
         self.leaves.insert(path, leaf);
     }
@@ -388,6 +392,11 @@ impl Tree {
     /// When a file was changed last, seconds since 1970; nothing for one that was made here.
     pub(super) fn modified(&self, path: &EntryPath) -> Option<u64> {
         self.leaves.get(path)?.modified
+    }
+
+    /// The file whose extended attributes the one at a path has.
+    pub(super) fn attributes(&self, path: &EntryPath) -> Option<&Path> {
+        self.leaves.get(path)?.attributes.as_deref()
     }
 
     /// The bytes of a file of at most `most` bytes; nothing if it is longer or no file.
@@ -450,6 +459,7 @@ impl Tree {
                 meta: before.map_or(otherwise, |leaf| leaf.entry.meta),
             },
             modified: None,
+            attributes: before.and_then(|leaf| leaf.attributes.clone()),
             place: Place::Here(bytes.into()),
         };
         self.leaves.insert(path.clone(), leaf);
@@ -469,6 +479,7 @@ impl Tree {
             entry: Entry { content, meta },
             place: Place::Here(Rc::default()),
             modified: None,
+            attributes: None,
         };
         self.leaves.insert(path.clone(), leaf);
     }

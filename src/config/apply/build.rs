@@ -187,6 +187,7 @@ impl<'t> Difference<'t> {
                 let mut source = Source {
                     path: from,
                     content: &mut nothing,
+                    attributes: None,
                     modified: None,
                 };
                 stage.put(path, entry, &mut source)?;
@@ -195,6 +196,7 @@ impl<'t> Difference<'t> {
             let mut source = Source {
                 path: &from,
                 content: &mut content,
+                attributes: self.result.attributes(path),
                 modified: self.result.modified(path),
             };
             stage.put(path, entry, &mut source)?;

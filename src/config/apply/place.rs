@@ -37,7 +37,9 @@ pub(in crate::config) fn put(
         Content::File { .. } => {
             let (mut source, node) = tree::open(from, path)?;
             let mut file = begin(&place, meta)?;
-            copy(&mut source, &path.under(from), &mut file, &place)?;
+            let from = path.under(from);
+            copy(&mut source, &from, &mut file, &place)?;
+            file.set_attributes(&files::attributes(&from)?)?;
             file.commit()?;
             Ok(files::set_modified(&place, node.modified)?)
         }

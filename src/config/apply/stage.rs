@@ -30,6 +30,8 @@ pub(in crate::config) struct Stage {
 pub(in crate::config) struct Source<'a> {
     pub path: &'a Path,
     pub content: &'a mut dyn Read,
+    /// The file whose extended attributes it gets.
+    pub attributes: Option<&'a Path>,
     /// Modification time, seconds since 1970; now if `None`.
     pub modified: Option<u64>,
 }
@@ -96,6 +98,9 @@ impl Stage {
                 let (_, found_size, found_sha256) = content.finish();
                 if (found_size, found_sha256) != (*size, *sha256) {
                     return Err(ConfigError::damaged(path, "changed since it was verified"));
+                }
+                if let Some(from) = source.attributes {
+                    new.set_attributes(&files::attributes(from)?)?;
                 }
                 new.place()?;
                 if let Some(modified) = source.modified {

@@ -7,6 +7,7 @@
 
 mod read;
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -23,11 +24,12 @@ use crate::config::carry::owners::Owners;
 use crate::config::carry::scope::Selection;
 use crate::config::carry::services;
 use crate::config::carry::tarball::{AppendError, Head, Tarball};
+use crate::config::path::escape;
 use crate::config::report::{Notice, NoticeKind};
 use crate::config::tree::{self, Content, Entry, Kind, Meta, Node};
 use crate::config::{ConfigError, EntryPath, MAX_CONTENT, MAX_ENTRIES};
 use crate::digest::Hashing;
-use crate::files::FileError;
+use crate::files::{self, FileError};
 
 pub(in crate::config) use read::count_content;
 pub use read::{Origin, Unpacked, inspect, unpack, verify};
@@ -146,6 +148,7 @@ impl<W: Write> Writer<'_, flate2::write::GzEncoder<W>> {
                 entry,
                 default: Some(default),
                 generated,
+                attributes: attributes(root, path)?,
             });
             self.summary.files += 1;
         }
@@ -202,6 +205,7 @@ impl<W: Write> Writer<'_, flate2::write::GzEncoder<W>> {
                     entry,
                     default: None,
                     generated: false,
+                    attributes: BTreeMap::new(),
                 });
             }
         }
@@ -371,4 +375,19 @@ fn document(root: &Path, name: &str) -> Result<Option<Value>, ConfigError> {
         Ok(document) => Ok(Some(document)),
         Err(source) => Err(ConfigError::NotJson { path, source }),
     }
+}
+
+/// Extended attributes, as a bundle has them. None of what is gone, or is no file.
+fn attributes(root: &Path, path: &EntryPath) -> Result<BTreeMap<String, String>, ConfigError> {
+    if tree::node(root, path)?.is_none_or(|node| node.kind != Some(Kind::File)) {
+        return Ok(BTreeMap::new());
+    }
+    let found = match files::attributes(&path.under(root)) {
+        Err(error) if error.is_not_found() => return Ok(BTreeMap::new()),
+        found => found?,
+    };
+    let texts = found
+        .iter()
+        .map(|(name, value)| (name.clone(), escape(value)));
+    Ok(texts.collect())
 }

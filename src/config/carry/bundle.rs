@@ -117,6 +117,9 @@ pub struct Member {
     /// True if its default was made by the first boot of the old system; no image ships it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub generated: bool,
+    /// Its extended attributes, values as text without loss.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// A directory of the user's tree.

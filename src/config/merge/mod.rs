@@ -566,7 +566,10 @@ impl Merging<'_> {
             Take::Nothing => {}
             Take::User => result.take(path, user, path, meta),
             Take::New => result.take(path, new, path, meta),
-            Take::Merged(bytes) => result.put(path, bytes.clone(), meta),
+            Take::Merged(bytes) => {
+                result.take(path, user, path, meta); // its attributes stay
+                result.put(path, bytes.clone(), meta);
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::config::report::{Notice, NoticeKind};
 use crate::config::tree::{self, Content, Entry, Kind, Tree};
 use crate::config::{ConfigError, EntryPath, MAX_CONTENT, MAX_ENTRIES, STATE_DIR, path};
 use crate::digest::{Digest, Hashing};
-use crate::files::{self, FileError, NewFile};
+use crate::files::{self, Attributes, FileError, NewFile};
 
 /// Who made an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,11 @@ pub fn unpack(source: impl Read, into: &Path) -> Result<Unpacked, ConfigError> {
         Ok(told)
     })?;
     let (_, size, sha256) = source.finish();
+    for member in bundle.kept() {
+        if let Some((place, _)) = written.get(&member.path) {
+            files::set_attributes(place, &attributes(member)?)?;
+        }
+    }
     let (base, user) = trees(&bundle, &written);
     Ok(Unpacked {
         bundle,
@@ -110,6 +115,20 @@ pub fn unpack(source: impl Read, into: &Path) -> Result<Unpacked, ConfigError> {
         size,
         sha256,
     })
+}
+
+/// The extended attributes of a member; only such as a bundle would have.
+fn attributes(member: &bundle::Member) -> Result<Attributes, ConfigError> {
+    let bad = || ConfigError::damaged(&member.path, "its attributes cannot be understood");
+    let mut found = Attributes::new();
+    for (name, value) in &member.attributes {
+        if !files::is_carried_attribute(name) {
+            return Err(bad());
+        }
+        let value = path::unescape(value).ok_or_else(bad)?;
+        found.insert(name.clone(), value);
+    }
+    Ok(found)
 }
 
 /// What is unpacked may be a password; only its owner looks into scratch space.
@@ -318,6 +337,7 @@ fn foreign(seen: Vec<(EntryPath, Entry)>, mut notices: Vec<Notice>) -> Bundle {
                 entry: Entry { content, meta },
                 default: Some(default),
                 generated: false,
+                attributes: BTreeMap::new(),
             });
         }
     }
