@@ -300,7 +300,7 @@ struct GeneralWords {
     #[arg(long, global = true, value_name = "FILE", help_heading = GENERAL)]
     board: Option<PathBuf>,
 
-    /// Where etc is as it was shipped, if not as the board file says
+    /// Look below it for etc as it was shipped
     #[arg(long, global = true, value_name = "DIR", help_heading = GENERAL)]
     defaults: Option<PathBuf>,
 
