@@ -79,8 +79,9 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
@@ -165,12 +166,12 @@ pub(crate) struct Facts {
     /// The release that the configuration comes from.
     pub(crate) from_release: Option<String>,
     /// Values that a step kept elsewhere, for [`Applied::with_facts`].
+    #[serde(deserialize_with = "given")]
     pub(crate) attic: Vec<Given>,
 }
 
 /// A value that an earlier step replaced or deleted.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub(crate) struct Given {
     /// Of which step; absent: of any that has to do with the option.
     id: Option<String>,
@@ -189,6 +190,54 @@ impl Given {
         let package = path.as_bytes().strip_prefix(b"etc/config/");
         package == Some(self.package.as_bytes())
     }
+}
+
+/// Values somebody wrote down by hand: a list of objects with `package` (or `path`), `section` and
+/// `option` (or `locus`), or a table of them by `PACKAGE.SECTION.OPTION`; each with `value` and
+/// `default`, and `id` if only one step is meant.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Given>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Values {
+        List(Vec<Written>),
+        Table(BTreeMap<String, Written>),
+    }
+    #[derive(Deserialize)]
+    struct Written {
+        #[serde(alias = "step")]
+        id: Option<String>,
+        package: Option<String>,
+        path: Option<String>,
+        section: Option<String>,
+        option: Option<String>,
+        locus: Option<String>,
+        value: Option<Kind>,
+        default: Option<Kind>,
+    }
+    let read = |place: Option<&str>, written: Written| {
+        let path = written.path.as_deref();
+        let (place_package, place_locus) = place.and_then(|place| place.split_once('.')).unzip();
+        let package = written.package.as_deref();
+        let package = package.or(path.and_then(|path| path.rsplit('/').next()));
+        let locus = written.locus.as_deref().or(place_locus);
+        let (locus_section, locus_option) = locus.and_then(|l| l.rsplit_once('.')).unzip();
+        Some(Given {
+            package: package.or(place_package)?.to_owned(),
+            section: written.section.as_deref().or(locus_section)?.to_owned(),
+            option: written.option.as_deref().or(locus_option)?.to_owned(),
+            id: written.id,
+            value: written.value,
+            default: written.default,
+        })
+    };
+    let given: Option<Vec<Given>> = match Values::deserialize(deserializer)? {
+        Values::List(list) => list.into_iter().map(|one| read(None, one)).collect(),
+        Values::Table(table) => {
+            let pairs = table.into_iter();
+            pairs.map(|(place, one)| read(Some(&place), one)).collect()
+        }
+    };
+    given.ok_or_else(|| D::Error::custom("a value of `attic` lacks its package, section or option"))
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {

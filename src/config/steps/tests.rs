@@ -1292,3 +1292,24 @@ mod any_configuration {
         }
     }
 }
+
+#[test]
+fn values_that_were_kept_elsewhere_may_be_written_as_a_list_or_a_table() {
+    let read = |attic: Json| {
+        let facts: Facts = serde_json::from_value(json!({ "attic": attic })).unwrap();
+        let [one] = &facts.attic[..] else {
+            panic!("{facts:?}")
+        };
+        (one.package.clone(), one.section.clone(), one.option.clone())
+    };
+    let wanted = ["system", "@led[0]", "name"].map(str::to_owned);
+    for attic in [
+        json!([{"package": "system", "section": "@led[0]", "option": "name", "value": "x"}]),
+        json!([{"path": "/etc/config/system", "locus": "@led[0].name", "step": "s", "default": ["x"]}]),
+        json!({"system.@led[0].name": {"value": "x", "default": "y"}}),
+    ] {
+        assert_eq!(<[String; 3]>::from(read(attic)), wanted);
+    }
+    let incomplete = json!({"attic": [{"package": "system", "value": "x"}]});
+    assert!(serde_json::from_value::<Facts>(incomplete).is_err());
+}
