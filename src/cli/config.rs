@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Session;
 use super::answer::{Answer, Failure, to_value};
@@ -85,7 +85,11 @@ impl Session<'_> {
             Verdict::NeedsReview => ExitCode::NeedsReview,
             Verdict::Refused => ExitCode::ConfigRefused,
         };
-        Ok(Answer::new(text, to_value(&report)).coded(code))
+        let mut document = to_value(&report);
+        if let Value::Object(fields) = &mut document {
+            fields.insert("space".into(), desk::space(&outcome, &new).into());
+        }
+        Ok(Answer::new(text, document).coded(code))
     }
 
     fn baseline(&self) -> Result<Answer, Failure> {
@@ -313,7 +317,7 @@ fn change(paint: Paint, change: &Change) -> Vec<String> {
     lines
 }
 
-fn change_document(change: &Change) -> serde_json::Value {
+fn change_document(change: &Change) -> Value {
     let (lines, withheld) = match &change.difference {
         None => (None, None),
         Some(Difference::Lines(lines)) => (Some(lines), None),

@@ -393,6 +393,12 @@ pub fn merge(dirs: &Dirs, context: &Context, storage: Storage) -> Result<Outcome
     Ok(engine::run(trees.base, trees.user, &trees.new, &context)?)
 }
 
+/// Bytes of the files in which a result differs from the new defaults: what a device would write.
+#[must_use]
+pub fn space(outcome: &Outcome, new: &Tree) -> u64 {
+    Difference::new(new, &outcome.merge.result).space()
+}
+
 /// Writes the result of an outcome to a directory, which must be absent or empty; it is there as a
 /// whole or not at all. Owners are set by root alone. Nothing is written of a refused outcome.
 ///

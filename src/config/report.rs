@@ -175,10 +175,10 @@ pub struct ReportEntry {
     /// What was done.
     pub action: Action,
     /// What joined the two changes, if both sides changed it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub merger: Option<Merger>,
     /// Disputes; empty for most.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub conflicts: Vec<Conflict>,
     /// True if it lost set-user-id or set-group-id bits that the new image does not give it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -383,7 +383,7 @@ pub struct Notice {
     /// About which path or word; lossless text as that of [`EntryPath`].
     pub path: String,
     /// The place inside the file, as of a [`Conflict`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub locus: Option<String>,
     /// Where it was written, for keep lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -456,7 +456,7 @@ pub struct Report {
     /// One a path, sorted.
     pub entries: Vec<ReportEntry>,
     /// Services that are not as the new image has them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub services: Vec<ServiceChange>,
     /// Accounts of the image that have other numbers than there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -464,13 +464,13 @@ pub struct Report {
     /// In the order of events.
     pub notices: Vec<Notice>,
     /// Paths whose user's version had to give way and is in the attic.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub attic: Vec<EntryPath>,
     /// Migration steps that were taken.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub steps: Vec<StepReport>,
     /// Why it cannot be done at all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub blocked: Vec<String>,
 }
 
