@@ -41,7 +41,8 @@ use crate::machine::{Lock, Machine};
 use crate::report::Phase;
 use crate::trust::Trust;
 
-pub use error::{InstallError, describe};
+pub use crate::report::describe;
+pub use error::InstallError;
 pub use plan::Plan;
 use plan::plan;
 use watch::Meter;

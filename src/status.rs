@@ -110,7 +110,7 @@ pub fn status(machine: &mut Machine) -> Result<Status, MachineError> {
     let entries = report.map(|report| report.entries).unwrap_or_default();
     let review: Vec<_> = entries
         .into_iter()
-        .filter(|entry| entry.conflicts.iter().any(|conflict| !conflict.decided))
+        .filter(ReportEntry::is_undecided)
         .collect();
     let look =
         (!review.is_empty()).then(|| format!("look at {} kept files, see review", review.len()));

@@ -190,7 +190,7 @@ impl View<'_> {
                 entry.action,
                 Action::Merged | Action::ConflictUser | Action::ConflictNew
             );
-            if !merged || entry.conflicts.iter().any(|conflict| !conflict.decided) {
+            if !merged || entry.is_undecided() {
                 continue;
             }
             lines.push(path(entry));

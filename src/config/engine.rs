@@ -15,11 +15,12 @@ use serde::Deserialize;
 use super::merge::policy::{self, Policy};
 use super::merge::resolve::Resolutions;
 use super::merge::{self, Merge, Rules, Scope, Versions};
-use super::report::Notice;
+use super::report::{Notice, ReportEntry};
 use super::steps::{self, Facts, Migration, State, StepReport, StepSet};
 use super::tree::Tree;
 use super::{ConfigError, Deadline, EntryPath};
 use crate::config::carry::bundle::Bundle;
+use crate::report::describe;
 
 /// Number of this engine. An image that names a higher one was made for rules that this program
 /// does not know: its plan is a forecast.
@@ -210,24 +211,13 @@ pub fn run(
     })
 }
 
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(&format!(": {cause}"));
-        next = cause.source();
-    }
-    text
-}
-
 impl Outcome {
     /// The outcome in a word.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        let mut conflicts = self.merge.entries.iter().flat_map(|entry| &entry.conflicts);
         if !self.merge.refused.is_empty() {
             Verdict::Refused
-        } else if conflicts.any(|conflict| !conflict.decided) {
+        } else if self.merge.entries.iter().any(ReportEntry::is_undecided) {
             Verdict::NeedsReview
         } else {
             Verdict::Clean

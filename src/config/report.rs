@@ -185,6 +185,14 @@ pub struct ReportEntry {
     pub set_id_cleared: bool,
 }
 
+impl ReportEntry {
+    /// True if a dispute about it was decided for the owner, who should look at it.
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        self.conflicts.iter().any(|conflict| !conflict.decided)
+    }
+}
+
 /// A service that is not as the new image has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceChange {
@@ -504,7 +512,6 @@ impl Report {
     /// True if a dispute was decided for the owner, who should look at it.
     #[must_use]
     pub fn needs_review(&self) -> bool {
-        let mut conflicts = self.entries.iter().flat_map(|entry| &entry.conflicts);
-        conflicts.any(|conflict| !conflict.decided)
+        self.entries.iter().any(ReportEntry::is_undecided)
     }
 }

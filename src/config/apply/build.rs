@@ -75,8 +75,8 @@ pub(in crate::config) fn complete(
                 .push(Notice::new(NoticeKind::AtticFull, path));
         }
     }
-    let undecided = |entry: &&ReportEntry| entry.conflicts.iter().any(|c| !c.decided);
-    for ReportEntry { path, .. } in merge.entries.iter().filter(undecided) {
+    let undecided = merge.entries.iter().filter(|entry| entry.is_undecided());
+    for ReportEntry { path, .. } in undecided {
         for (version, from) in [("default", base), ("user", user), ("new", new)] {
             let file = [path.as_bytes(), b".", version.as_bytes()].concat();
             let name = named(&[CONFLICTS.as_bytes(), number.as_bytes(), &file])?;

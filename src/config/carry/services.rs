@@ -26,7 +26,7 @@ pub(in crate::config) fn enabled(root: &Path) -> Result<Option<BTreeSet<String>>
     let mut names = BTreeSet::new();
     for link in files::list(&dir.under(root))? {
         let Ok(path) = dir.join(&link) else { continue };
-        if let Some(name) = name(link.as_encoded_bytes())
+        if let Some(name) = started_by(link.as_encoded_bytes())
             && tree::node(root, &path)?.is_some_and(|node| node.kind == Some(Kind::Link))
         {
             names.insert(name);
@@ -35,12 +35,21 @@ pub(in crate::config) fn enabled(root: &Path) -> Result<Option<BTreeSet<String>>
     Ok(Some(names))
 }
 
-/// The service that a link `S50NAME` starts.
-pub(in crate::config) fn name(link: &[u8]) -> Option<String> {
-    let [b'S', b'0'..=b'9', b'0'..=b'9', name @ ..] = link else {
+/// Of the name of a link, `S50NAME` or `K10NAME`: whether it starts the service, and which.
+pub(in crate::config) fn parse_link(link: &[u8]) -> Option<(bool, &[u8])> {
+    match link {
+        [b'S', b'0'..=b'9', b'0'..=b'9', service @ ..] => Some((true, service)),
+        [b'K', b'0'..=b'9', b'0'..=b'9', service @ ..] => Some((false, service)),
+        _ => None,
+    }
+}
+
+/// The service that a link starts.
+pub(in crate::config) fn started_by(link: &[u8]) -> Option<String> {
+    let (true, service) = parse_link(link)? else {
         return None;
     };
-    Some(escape(name)).filter(|name| is_name(name))
+    Some(escape(service)).filter(|name| is_name(name))
 }
 
 /// True for a link that starts or stops a service.
@@ -51,7 +60,7 @@ pub(in crate::config) fn is_link(path: &EntryPath, kind: Option<Kind>) -> bool {
 fn is_name_of_link(path: &EntryPath) -> bool {
     path.strip(LINKS).is_some_and(|link| {
         let link = link.as_bytes();
-        matches!(link, [b'S' | b'K', b'0'..=b'9', b'0'..=b'9', ..]) && !link.contains(&b'/')
+        parse_link(link).is_some() && !link.contains(&b'/')
     })
 }
 

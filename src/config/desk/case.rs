@@ -439,7 +439,7 @@ fn starts(tree: &Tree, service: &str) -> bool {
     let mut links = tree
         .iter()
         .filter_map(|(path, _)| path.strip(services::LINKS));
-    links.any(|link| services::name(link.as_bytes()).as_deref() == Some(service))
+    links.any(|link| services::started_by(link.as_bytes()).as_deref() == Some(service))
 }
 
 /// The word for a value of an enum.

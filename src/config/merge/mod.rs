@@ -90,9 +90,7 @@ impl Versions<'_> {
     fn service<'p>(&self, path: &'p EntryPath) -> Option<&'p [u8]> {
         let name = path.as_bytes().strip_prefix(services::DIR.as_bytes())?;
         let name = name.strip_prefix(b"/")?;
-        let [b'S' | b'K', b'0'..=b'9', b'0'..=b'9', service @ ..] = name else {
-            return None;
-        };
+        let (_, service) = services::parse_link(name)?;
         let script = services::script_of(service)?;
         let belongs = |tree: &&Tree| {
             let entry = content(tree.get(path));

@@ -16,9 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::EntryPath;
-
-/// Where the links are.
-pub(super) const DIR: &str = "etc/rc.d";
+pub(super) use crate::config::carry::services::{LINKS as DIR, parse_link};
 
 /// The name of a service: that of its script.
 pub(crate) type Name = Vec<u8>;
@@ -40,7 +38,7 @@ impl Links {
     pub(crate) fn new<'a>(entries: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Self {
         let mut links = Self::default();
         for (name, target) in entries {
-            if let [b'S' | b'K', b'0'..=b'9', b'0'..=b'9', service @ ..] = name
+            if let Some((_, service)) = parse_link(name)
                 && !service.is_empty()
             {
                 let service = links.0.entry(service.to_vec()).or_default();
