@@ -119,15 +119,7 @@ impl Upgrade {
     fn result(&self) -> Snapshot {
         let mut result = Snapshot::read(&self.tree("new")).expect("the new root");
         let upper = Snapshot::read(&self.tree("overlay/upper")).expect("the upper layer");
-        for (path, entry) in upper.0 {
-            let both = (result.0.get(&path), &entry);
-            if !matches!(both, (Some(Entry::Dir { .. }), Entry::Dir { .. })) {
-                result.remove(&path);
-            }
-            if entry != Entry::Whiteout {
-                result.0.insert(path, entry);
-            }
-        }
+        result.lay_over(upper);
         result.remove("etc/sysupgrade");
         result
     }

@@ -273,15 +273,7 @@ impl Crossing {
     fn result(&self) -> Snapshot {
         let mut result = Snapshot::read(&self.place("new")).expect("the new root");
         let upper = Snapshot::read(&self.place("overlay/upper")).expect("the upper layer");
-        for (path, entry) in upper.0 {
-            let both = (result.0.get(&path), &entry);
-            if !matches!(both, (Some(Entry::Dir { .. }), Entry::Dir { .. })) {
-                result.remove(&path);
-            }
-            if entry != Entry::Whiteout {
-                result.0.insert(path, entry);
-            }
-        }
+        result.lay_over(upper);
         for own in ["etc/sysupgrade", POLICY, STEPS] {
             result.remove(own);
         }

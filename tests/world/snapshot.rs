@@ -202,6 +202,19 @@ impl Snapshot {
         self.0.retain(|path, _| !path.starts_with(&name));
     }
 
+    /// Lays an upper directory over it, as overlayfs does.
+    pub fn lay_over(&mut self, upper: Self) {
+        for (path, entry) in upper.0 {
+            let both = (self.0.get(&path), &entry);
+            if !matches!(both, (Some(Entry::Dir { .. }), Entry::Dir { .. })) {
+                self.remove(&path);
+            }
+            if entry != Entry::Whiteout {
+                self.0.insert(path, entry);
+            }
+        }
+    }
+
     /// Content of a regular file.
     pub fn data(&self, path: impl AsRef<Path>) -> Option<&[u8]> {
         match self.0.get(path.as_ref())? {
