@@ -6,7 +6,7 @@
 //! anything with what outlives both.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, PathBuf};
 use std::time::Duration;
 
 use serde::de::Error as _;
@@ -32,8 +32,10 @@ pub struct Board {
     pub compatible: Vec<String>,
     /// Who may sign.
     pub trust: Trust,
-    /// What lives outside both slots.
-    pub data: Data,
+    /// What lives outside both slots. A board without it has a carrier a slot, and keeps its records
+    /// in the boot environment.
+    #[serde(default)]
+    pub data: Option<Data>,
     /// The boot loader.
     pub boot: Boot,
     /// How the configuration of a slot is kept.
@@ -74,7 +76,12 @@ pub struct Boot {
     /// The kind of store.
     pub kind: BootKind,
     /// Places of the environment: one, or two for a redundant U-Boot environment.
+    #[serde(default)]
     pub store: Vec<Store>,
+    /// The file in which U-Boot's own tools find those places (`/etc/fw_env.config`), instead of
+    /// `store`.
+    #[serde(default)]
+    pub fw_env_config: Option<PathBuf>,
     /// The layout of variables in it.
     #[serde(default)]
     pub layout: Layout,
@@ -119,16 +126,90 @@ pub const MAX_ENVIRONMENT: u64 = 1 << 20;
 
 /// Where one copy of a boot environment is.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "RawStore")]
 pub struct Store {
-    /// File or block device.
-    pub path: PathBuf,
+    /// The medium.
+    pub place: Place,
     /// First byte.
-    #[serde(default)]
     pub offset: u64,
     /// Size in bytes, header included. Only of U-Boot environments: GRUB's have always 1024.
-    #[serde(default)]
     pub size: Option<u64>,
+    /// Bytes from `offset` on in which the copy may be, so that it can make room for bad blocks of
+    /// NAND flash. Without it, as many erase blocks as the copy needs.
+    pub window: Option<u64>,
+}
+
+/// The medium of a boot environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A file or block device.
+    Path(PathBuf),
+    /// An MTD, by its name.
+    Mtd(String),
+    /// A UBI volume.
+    Ubi(Volume),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Mtd(name) => write!(f, "mtd {name}"),
+            Self::Ubi(volume) => volume.fmt(f),
+        }
+    }
+}
+
+/// A UBI volume, by the names of its MTD and its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// Name of the MTD that UBI is on.
+    pub mtd: String,
+    /// Name of the volume.
+    pub volume: String,
+}
+
+impl std::fmt::Display for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ubi {}:{}", self.mtd, self.volume)
+    }
+}
+
+/// A store as it is written down.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawStore {
+    path: Option<PathBuf>,
+    mtd: Option<String>,
+    volume: Option<String>,
+    #[serde(default)]
+    offset: u64,
+    size: Option<u64>,
+    window: Option<u64>,
+}
+
+impl TryFrom<RawStore> for Store {
+    type Error = &'static str;
+
+    fn try_from(raw: RawStore) -> Result<Self, Self::Error> {
+        let place = match (raw.path, raw.mtd, raw.volume) {
+            (Some(path), None, None) => Place::Path(path),
+            (None, Some(mtd), None) => Place::Mtd(mtd),
+            (None, Some(mtd), Some(volume)) => Place::Ubi(Volume { mtd, volume }),
+            _ => {
+                return Err(
+                    "an environment is at a `path`, on an `mtd`, or in a `volume` of an `mtd`",
+                );
+            }
+        };
+        Ok(Self {
+            place,
+            offset: raw.offset,
+            size: raw.size,
+            window: raw.window,
+        })
+    }
 }
 
 /// How the variables of a boot environment say which slot boots.
@@ -189,32 +270,199 @@ pub enum Scope {
 pub struct SlotSpec {
     /// Its name: lower-case letters and digits.
     pub name: String,
-    /// The directory whose `upper` lies over the read-only root. Without one the root is writable
-    /// and first boot works in place.
+    /// What lies over the read-only root. Without one the root is writable and first boot works in
+    /// place.
     #[serde(default)]
-    pub overlay: Option<PathBuf>,
+    pub overlay: Option<Overlay>,
+    /// Where the archive travels on a board without a shared data directory.
+    #[serde(default)]
+    pub carrier: Option<Carrier>,
     /// The media of its parts, by part name.
-    pub parts: BTreeMap<String, Part>,
+    pub parts: BTreeMap<String, Medium>,
 }
 
-/// The medium of one part.
+/// Where the configuration of a slot is kept: a directory whose `upper` lies over the root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Overlay {
+    /// A directory that is mounted whichever slot runs.
+    Dir(PathBuf),
+    /// The root directory of a UBIFS volume.
+    Ubifs(Volume),
+}
+
+impl<'de> Deserialize<'de> for Overlay {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match WordOr::deserialize(deserializer)? {
+            WordOr::Word(path) => Self::Dir(path.into()),
+            WordOr::Table(volume) => Self::Ubifs(volume),
+        })
+    }
+}
+
+/// Where the archive of a slot travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// In the overlay of the slot, as a file.
+    Overlay,
+    /// On a medium of its own, framed: see [`crate::data::carrier`].
+    Medium(Medium),
+}
+
+impl<'de> Deserialize<'de> for Carrier {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match WordOr::deserialize(deserializer)? {
+            WordOr::Word(word) if word == "overlay" => Ok(Self::Overlay),
+            WordOr::Word(word) => Err(D::Error::custom(format!(
+                "carrier `{word}` is neither \"overlay\" nor a medium"
+            ))),
+            WordOr::Table(medium) => Ok(Self::Medium(medium)),
+        }
+    }
+}
+
+/// A word, or a table that says more.
+enum WordOr<T> {
+    Word(String),
+    Table(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for WordOr<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Visitor<T> {
+            type Value = WordOr<T>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a string or a table")
+            }
+            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<Self::Value, E> {
+                Ok(WordOr::Word(word.to_owned()))
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                map: A,
+            ) -> Result<Self::Value, A::Error> {
+                T::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(WordOr::Table)
+            }
+        }
+        deserializer.deserialize_any(Visitor(std::marker::PhantomData))
+    }
+}
+
+/// What holds a part, or carries an archive.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Medium {
+    /// A regular file of fixed size, standing for flash.
+    File(FilePlace),
+    /// A block device: a disk, a partition, an eMMC boot partition.
+    Block(BlockPlace),
+    /// Raw NOR or NAND flash.
+    Mtd(MtdPlace),
+    /// A UBI volume.
+    Ubi(UbiPlace),
+}
+
+/// `kind = "file"`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Part {
-    /// The kind of medium.
-    pub kind: PartKind,
-    /// File or device node.
+pub struct FilePlace {
+    /// The file.
     pub path: PathBuf,
 }
 
-/// Kinds of media.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// `kind = "block"`: one of `path`, `partlabel`, `partuuid`, and `disk` with `partition`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockPlace {
+    /// The device node.
+    #[serde(default)]
+    pub path: Option<PathBuf>,
+    /// Name of a GPT partition, as the kernel tells it (`PARTNAME`).
+    #[serde(default)]
+    pub partlabel: Option<String>,
+    /// Identifier of a GPT partition (`PARTUUID`).
+    #[serde(default)]
+    pub partuuid: Option<String>,
+    /// The device node of a disk.
+    #[serde(default)]
+    pub disk: Option<PathBuf>,
+    /// Number of a partition of `disk`, from 1.
+    #[serde(default)]
+    pub partition: Option<u32>,
+    /// What follows the image is discarded: the device is told that nobody needs it any more.
+    #[serde(default)]
+    pub discard: bool,
+}
+
+/// `kind = "mtd"`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MtdPlace {
+    /// Name of the MTD, as in `/proc/mtd`.
+    pub mtd: String,
+    /// First byte of the part; a multiple of the erase block.
+    #[serde(default)]
+    pub offset: u64,
+    /// Bytes from there that are the part's, a multiple of the erase block; up to the end without it.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// The first erase block is erased before any other one changes, and written after all others:
+    /// for boot loaders that look at nothing but a header.
+    #[serde(default)]
+    pub header_last: bool,
+}
+
+/// `kind = "ubi"`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UbiPlace {
+    /// Name of the MTD that UBI is on; it is attached if it is not.
+    pub mtd: String,
+    /// Name of the volume.
+    pub volume: String,
+    /// Bytes that the volume must have room for: it is created or made larger when it has not.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// What a volume that is created becomes.
+    #[serde(default)]
+    pub volume_type: VolumeType,
+    /// How the content is replaced.
+    #[serde(default)]
+    pub replace: Replace,
+}
+
+impl UbiPlace {
+    /// The volume's names.
+    #[must_use]
+    pub fn volume(&self) -> Volume {
+        Volume {
+            mtd: self.mtd.clone(),
+            volume: self.volume.clone(),
+        }
+    }
+}
+
+/// Types of UBI volumes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeType {
+    /// Any logical erase block may be written at any time.
+    #[default]
+    Dynamic,
+    /// Written as a whole, with a checksum.
+    Static,
+}
+
+/// How the content of a UBI volume is replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum PartKind {
-    /// A regular file of fixed size, standing for flash.
-    File,
-    /// A block device.
-    Block,
+pub enum Replace {
+    /// In the volume itself.
+    #[default]
+    InPlace,
+    /// In a new volume that takes the name of the old one when it is proven: at every instant a whole
+    /// volume has the name. Needs room for both.
+    Rename,
 }
 
 /// A board file that is not accepted.
@@ -279,7 +527,8 @@ impl Board {
             BootKind::GrubEnv => self.check_grub_env()?,
             BootKind::UbootEnv => self.check_uboot_env()?,
         }
-        self.check_paths()
+        self.check_data()?;
+        self.check_places()
     }
 
     /// GRUB has one block, of fixed size, that is written in place.
@@ -291,6 +540,12 @@ impl Board {
                 format!("{count} places, GRUB has one environment block"),
             );
         };
+        if !matches!(store.place, Place::Path(_)) {
+            return breach(
+                "boot.store.0",
+                "GRUB's environment block is in a file or on a block device",
+            );
+        }
         if store.size.is_some() {
             return breach(
                 "boot.store.0.size",
@@ -315,6 +570,15 @@ impl Board {
     /// U-Boot has one environment or two equal copies.
     fn check_uboot_env(&self) -> Result<(), Breach> {
         let stores = &self.boot.store;
+        if self.boot.fw_env_config.is_some() {
+            return match stores.is_empty() {
+                true => Ok(()),
+                false => breach(
+                    "boot.store",
+                    "the places are in fw_env_config or here, not both",
+                ),
+            };
+        }
         if !(1..=2).contains(&stores.len()) {
             let count = stores.len();
             return breach(
@@ -340,13 +604,18 @@ impl Board {
         let (Some(size), Some(second_size)) = (first.size, second.size) else {
             return Ok(());
         };
+        let (start, end) = match first.offset <= second.offset {
+            true => (first, second.offset),
+            false => (second, first.offset),
+        };
+        let room = start.window.unwrap_or(size);
         if size != second_size {
             return breach(
                 "boot.store.1.size",
                 format!("the copies have {size} and {second_size} bytes, U-Boot wants them equal"),
             );
         }
-        if first.path == second.path && first.offset.abs_diff(second.offset) < size {
+        if first.place == second.place && end - start.offset < room {
             return breach(
                 "boot.store.1",
                 "the two copies overlap: a cut would damage both",
@@ -388,41 +657,92 @@ impl Board {
         Ok(())
     }
 
+    /// What outlives both slots, and the archive on its way, are in a data directory, or in the boot
+    /// environment and a carrier a slot.
+    fn check_data(&self) -> Result<(), Breach> {
+        for (index, slot) in self.slots.iter().enumerate() {
+            let at = format!("slot.{index}.carrier");
+            match (&self.data, &slot.carrier) {
+                (Some(_), Some(_)) => {
+                    return breach(at, "a board with a data directory needs no carrier");
+                }
+                (None, None) => {
+                    return breach(
+                        format!("slot.{index}"),
+                        "a board without a data directory needs a carrier in both slots",
+                    );
+                }
+                (None, Some(Carrier::Overlay)) if slot.overlay.is_none() => {
+                    return breach(at, "the slot has no overlay that could be its carrier");
+                }
+                _ => {}
+            }
+        }
+        if self.data.is_none() && self.boot.kind != BootKind::UbootEnv {
+            return breach(
+                "boot.kind",
+                "without a data directory the records are in the boot environment, for which only U-Boot's has room",
+            );
+        }
+        Ok(())
+    }
+
     /// Slots share nothing, not even with what outlives both: a fall back must find its own system
     /// and its own configuration, and emptying one overlay must empty nothing else.
-    fn check_paths(&self) -> Result<(), Breach> {
-        let mut paths: Vec<(String, &Path)> = vec![("data.dir".to_owned(), &self.data.dir)];
+    fn check_places(&self) -> Result<(), Breach> {
+        let mut claims: Vec<(String, Claim)> = Vec::new();
+        if let Some(data) = &self.data {
+            claims.push(("data.dir".to_owned(), Claim::Path(data.dir.clone())));
+        }
         for (index, store) in self.boot.store.iter().enumerate() {
-            // Two copies may be in one device.
-            if index == 0 || store.path != self.boot.store[0].path {
-                paths.push((format!("boot.store.{index}.path"), &store.path));
+            let at = format!("boot.store.{index}");
+            match &store.place {
+                // Two copies may be in one device; whether they overlap was looked at before.
+                _ if index > 0 && store.place == self.boot.store[0].place => {}
+                Place::Path(path) => claims.push((format!("{at}.path"), Claim::Path(path.clone()))),
+                Place::Mtd(mtd) => {
+                    let len = store.window.or(store.size);
+                    let claim = Claim::mtd(mtd, store.offset, len);
+                    claims.push((format!("{at}.mtd"), claim));
+                }
+                Place::Ubi(volume) => {
+                    claims.push((format!("{at}.volume"), Claim::Ubi(volume.clone())));
+                }
             }
         }
         for (index, slot) in self.slots.iter().enumerate() {
             for (name, part) in &slot.parts {
-                paths.push((format!("slot.{index}.parts.{name}.path"), &part.path));
+                claims.push(part.claim(&format!("slot.{index}.parts.{name}"))?);
             }
-            if let Some(overlay) = &slot.overlay {
-                paths.push((format!("slot.{index}.overlay"), overlay));
+            let at = format!("slot.{index}.overlay");
+            match &slot.overlay {
+                Some(Overlay::Dir(path)) => claims.push((at, Claim::Path(path.clone()))),
+                Some(Overlay::Ubifs(volume)) => claims.push((at, Claim::Ubi(volume.clone()))),
+                None => {}
+            }
+            if let Some(Carrier::Medium(medium)) = &slot.carrier {
+                claims.push(medium.claim(&format!("slot.{index}.carrier"))?);
             }
         }
-        for (index, (at, path)) in paths.iter().enumerate() {
-            let mut components = path.components();
-            if !path.is_absolute() || components.any(|part| part == Component::ParentDir) {
-                let path = path.display();
-                return breach(
-                    at,
-                    format!("{path}: a path begins with / and has no .. in it"),
-                );
-            }
-            for (_, taken) in &paths[..index] {
-                if path.starts_with(taken) || taken.starts_with(path) {
-                    let (path, taken) = (path.display(), taken.display());
+        for (index, (at, claim)) in claims.iter().enumerate() {
+            if let Claim::Path(path) = claim {
+                let mut components = path.components();
+                if !path.is_absolute() || components.any(|part| part == Component::ParentDir) {
+                    let path = path.display();
                     return breach(
                         at,
-                        format!("{path} is not apart from {taken}: slots share nothing"),
+                        format!("{path}: a path begins with / and has no .. in it"),
                     );
                 }
+            }
+            if let Some((_, taken)) = claims[..index]
+                .iter()
+                .find(|(_, taken)| claim.touches(taken))
+            {
+                return breach(
+                    at,
+                    format!("{claim} is not apart from {taken}: slots share nothing"),
+                );
             }
         }
         Ok(())
@@ -440,6 +760,126 @@ impl Board {
         Slot::ALL
             .into_iter()
             .find(|slot| self.slot(*slot).name == name)
+    }
+}
+
+impl Medium {
+    /// What it takes, and the key that says so.
+    fn claim(&self, at: &str) -> Result<(String, Claim), Breach> {
+        Ok(match self {
+            Self::File(file) => (format!("{at}.path"), Claim::Path(file.path.clone())),
+            Self::Block(block) => match block {
+                BlockPlace {
+                    path: Some(path),
+                    partlabel: None,
+                    partuuid: None,
+                    disk: None,
+                    partition: None,
+                    ..
+                } => (format!("{at}.path"), Claim::Path(path.clone())),
+                BlockPlace {
+                    path: None,
+                    partlabel: Some(label),
+                    partuuid: None,
+                    disk: None,
+                    partition: None,
+                    ..
+                } => (
+                    format!("{at}.partlabel"),
+                    Claim::Name("partlabel", label.clone()),
+                ),
+                BlockPlace {
+                    path: None,
+                    partlabel: None,
+                    partuuid: Some(uuid),
+                    disk: None,
+                    partition: None,
+                    ..
+                } => {
+                    let uuid = uuid.to_ascii_lowercase();
+                    (format!("{at}.partuuid"), Claim::Name("partuuid", uuid))
+                }
+                BlockPlace {
+                    path: None,
+                    partlabel: None,
+                    partuuid: None,
+                    disk: Some(disk),
+                    partition: Some(number),
+                    ..
+                } => {
+                    let name = format!("{number} of {}", disk.display());
+                    (format!("{at}.partition"), Claim::Name("partition", name))
+                }
+                _ => {
+                    return Err(Breach {
+                        at: at.to_owned(),
+                        problem: "a block device is named by one of path, partlabel, partuuid, and disk with partition"
+                            .to_owned(),
+                    });
+                }
+            },
+            Self::Mtd(mtd) => (
+                format!("{at}.mtd"),
+                Claim::mtd(&mtd.mtd, mtd.offset, mtd.size),
+            ),
+            Self::Ubi(ubi) => (format!("{at}.volume"), Claim::Ubi(ubi.volume())),
+        })
+    }
+}
+
+/// What one entry of a board file takes for itself.
+#[derive(Debug, PartialEq, Eq)]
+enum Claim {
+    /// A device node, a file, a directory with all below it.
+    Path(PathBuf),
+    /// Bytes of an MTD.
+    Mtd { name: String, start: u64, end: u64 },
+    /// A UBI volume.
+    Ubi(Volume),
+    /// Something with a name of its own kind.
+    Name(&'static str, String),
+}
+
+impl Claim {
+    fn mtd(name: &str, start: u64, len: Option<u64>) -> Self {
+        Self::Mtd {
+            name: name.to_owned(),
+            start,
+            end: len.map_or(u64::MAX, |len| start.saturating_add(len)),
+        }
+    }
+
+    fn touches(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Path(a), Self::Path(b)) => a.starts_with(b) || b.starts_with(a),
+            (
+                Self::Mtd { name, start, end },
+                Self::Mtd {
+                    name: other,
+                    start: other_start,
+                    end: other_end,
+                },
+            ) => name == other && start < other_end && other_start < end,
+            // What UBI is on is UBI's alone.
+            (Self::Mtd { name, .. }, Self::Ubi(volume))
+            | (Self::Ubi(volume), Self::Mtd { name, .. }) => *name == volume.mtd,
+            (Self::Ubi(_), Self::Ubi(_)) | (Self::Name(..), Self::Name(..)) => self == other,
+            _ => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Mtd { name, start, end } if *end == u64::MAX => {
+                write!(f, "mtd {name} from {start:#x} on")
+            }
+            Self::Mtd { name, start, end } => write!(f, "mtd {name} {start:#x}..{end:#x}"),
+            Self::Ubi(volume) => volume.fmt(f),
+            Self::Name(kind, name) => write!(f, "{kind} {name}"),
+        }
     }
 }
 
@@ -522,6 +962,8 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     const UBOOT: &str = r#"kind = "uboot-env"
@@ -617,8 +1059,8 @@ store = [
         assert_eq!(board.slot_named("b"), Some(Slot::Second));
         assert_eq!(board.slot_named("A"), None);
         assert_eq!(
-            board.slot(Slot::Second).overlay.as_deref(),
-            Some(Path::new("/data/overlay-b"))
+            board.slot(Slot::Second).overlay,
+            Some(Overlay::Dir("/data/overlay-b".into()))
         );
     }
 

@@ -83,6 +83,12 @@ impl FileError {
 /// Result of a file operation.
 pub type Result<T> = std::result::Result<T, FileError>;
 
+/// `path` of a system whose root is at `root`.
+#[must_use]
+pub fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
 /// Reads a whole file of at most `max` bytes.
 ///
 /// # Errors

@@ -108,7 +108,9 @@ fn on_trial(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {
     else {
         return Ok(FirstBoot::AlreadyDone); // not our trial: somebody else's boot script counts it
     };
-    match bring_over(machine, &installed) {
+    let overlay = machine.overlay(machine.running);
+    let overlay = overlay.map_err(MachineError::from)?;
+    match bring_over(machine, &installed, overlay.as_deref()) {
         Ok(done) => {
             note_start(machine, installed, &done).map_err(MachineError::from)?;
             Ok(done)
@@ -129,16 +131,19 @@ fn on_trial(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {
 }
 
 /// Steps 2 and 3.
-fn bring_over(machine: &Machine, installed: &Installed) -> Result<FirstBoot, ConfigError> {
-    let overlay = machine.overlay(machine.running);
+fn bring_over(
+    machine: &Machine,
+    installed: &Installed,
+    overlay: Option<&Path>,
+) -> Result<FirstBoot, ConfigError> {
     let Some(archive) = &installed.archive else {
         return match overlay {
-            Some(overlay) => start_empty(&overlay),
+            Some(overlay) => start_empty(overlay),
             None => Ok(FirstBoot::AlreadyDone),
         };
     };
     let path = machine.data.archive_file(machine.name(machine.running));
-    let target = match &overlay {
+    let target = match overlay {
         Some(overlay) => Target::Overlay(overlay),
         None => Target::InPlace(&machine.root),
     };

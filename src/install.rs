@@ -37,7 +37,7 @@ use crate::digest::{Hasher, Hashing};
 use crate::files;
 use crate::flash::{Device, FlashError, Written};
 use crate::image::{ImageError, Manifest, Member, PartInfo, Unverified, Verified};
-use crate::machine::{Lock, Machine};
+use crate::machine::{Lock, Machine, MachineError};
 use crate::report::Phase;
 use crate::trust::Trust;
 
@@ -320,7 +320,8 @@ fn flash<R: Read>(
                 } = part.part().clone();
                 meter.part.clone_from(&slot_part);
                 let device = device(parts, &slot_part, slot)?;
-                let written = device.write_image(&mut meter.on(&mut part), raw_size);
+                let mut source = meter.on(&mut part);
+                let written = device.write_image(&mut source, raw_size);
                 let written = written.map_err(|error| match error {
                     FlashError::Source(error) => source_error(error, meter.watch),
                     source => InstallError::Flash {
@@ -329,8 +330,7 @@ fn flash<R: Read>(
                         source,
                     },
                 })?;
-                sum.written += written.written;
-                sum.unchanged += written.unchanged;
+                sum += written;
             }
         }
     }
@@ -432,7 +432,10 @@ fn save_configuration(
 /// The rest of step 8: what an earlier life of the target left in its overlay must not show through
 /// the new system. First boot takes an overlay that is there as its own finished work.
 fn empty_overlay(machine: &Machine) -> Result<(), InstallError> {
-    let Some(overlay) = machine.overlay(machine.target()) else {
+    let Some(overlay) = machine
+        .overlay(machine.target())
+        .map_err(MachineError::from)?
+    else {
         return Ok(());
     };
     files::make_dirs(&overlay, 0o755)?;

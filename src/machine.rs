@@ -2,14 +2,16 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use thiserror::Error;
 
-use crate::board::{Board, SlotSpec};
+use crate::board::{Board, Overlay, SlotSpec};
 use crate::boot::{BootError, Bootloader};
 use crate::config::baseline::find_defaults;
 use crate::data::{Data, DataError, Entry, Installed, What};
-use crate::files::{self, FileError};
+use crate::files::{self, FileError, below};
+use crate::flash::{Chips, FlashError};
 use crate::slots::{BootState, Slot, TransitionError};
 
 /// A running machine with two slots.
@@ -24,6 +26,8 @@ pub struct Machine {
     pub boot: Box<dyn Bootloader>,
     /// What outlives both slots.
     pub data: Data,
+    /// Where raw flash is.
+    pub chips: Rc<dyn Chips>,
 }
 
 /// What can go wrong with boot state and records together.
@@ -41,6 +45,9 @@ pub enum MachineError {
     /// The lock file.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A volume that holds an overlay.
+    #[error(transparent)]
+    Flash(#[from] FlashError),
     /// The slot on trial has not taken its configuration over; confirming it would throw that away.
     #[error(
         "first boot has not brought the configuration over yet: run `sysupgrade-rs first-boot`"
@@ -86,9 +93,15 @@ impl Machine {
     }
 
     /// The directory whose `upper` is the configuration of a slot; `None` where the root is writable.
-    #[must_use]
-    pub fn overlay(&self, slot: Slot) -> Option<PathBuf> {
-        self.spec(slot).overlay.as_ref().map(|path| self.at(path))
+    ///
+    /// # Errors
+    /// When it is on a volume that cannot be mounted.
+    pub fn overlay(&self, slot: Slot) -> Result<Option<PathBuf>, FlashError> {
+        Ok(match &self.spec(slot).overlay {
+            Some(Overlay::Dir(path)) => Some(self.at(path)),
+            Some(Overlay::Ubifs(volume)) => Some(self.chips.mount(volume)?),
+            None => None,
+        })
     }
 
     /// The root below which the files of the running slot are as they were shipped: where the board
@@ -203,10 +216,4 @@ pub fn defaults(root: &Path, board: &Board) -> Option<PathBuf> {
         Some(path) => Some(below(root, path)),
         None => find_defaults(root),
     }
-}
-
-/// `path` of a system whose root is at `root`.
-#[must_use]
-pub fn below(root: &Path, path: &Path) -> PathBuf {
-    root.join(path.strip_prefix("/").unwrap_or(path))
 }

@@ -3,16 +3,17 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 
 use thiserror::Error;
 
-use crate::board::{self, Board, BoardError, BootKind, Layout, PartKind, Running};
+use crate::board::{self, Board, BoardError, BootKind, Layout, Medium, Place, Running};
 use crate::boot::{Bootloader, GrubEnv, UbootEnv};
 use crate::data::{Data, DataError};
-use crate::files::{self, FileError};
-use crate::flash::{BlockDevice, Device};
+use crate::files::{self, FileError, below};
+use crate::flash::{BlockDevice, Chips, Device, FlashError, Kernel, MtdDevice, UbiDevice};
 use crate::install::Parts;
-use crate::machine::{Machine, below};
+use crate::machine::Machine;
 use crate::slots::Slot;
 use crate::trust::{self, KeysError, Trust};
 
@@ -63,7 +64,7 @@ pub enum SystemError {
         slot: String,
         /// What failed.
         #[source]
-        source: FileError,
+        source: FlashError,
     },
     /// The reboot command.
     #[error("`{command}` failed, reboot by hand")]
@@ -87,7 +88,10 @@ pub fn read_board(root: &Path, file: Option<&Path>) -> Result<Board, SystemError
         Ok(bytes) => bytes,
         Err(error) if error.is_not_found() && file.is_none() => {
             let board = Board::parse(board::VIRTUAL, "board/virtual.toml")?;
-            let virtual_router = files::exists(&below(root, &board.boot.store[0].path));
+            let virtual_router = match &board.boot.store[0].place {
+                Place::Path(path) => files::exists(&below(root, path)),
+                _ => false,
+            };
             return if virtual_router {
                 Ok(board)
             } else {
@@ -105,16 +109,34 @@ pub fn read_board(root: &Path, file: Option<&Path>) -> Result<Board, SystemError
 /// # Errors
 /// [`SystemError`]
 pub fn open(root: &Path, board: Board) -> Result<Machine, SystemError> {
+    open_with(root, board, Rc::new(Kernel::new(root)))
+}
+
+/// [`open`] with raw flash from somewhere else than the kernel.
+///
+/// # Errors
+/// [`SystemError`]
+pub fn open_with(root: &Path, board: Board, chips: Rc<dyn Chips>) -> Result<Machine, SystemError> {
     let running = running_slot(root, &board)?;
-    let boot = boot(root, &board);
-    let data = Data::new(below(root, &board.data.dir));
+    let boot = boot(root, &board, &chips);
+    let data = data(root, &board, &chips)?;
     Ok(Machine {
         board,
         root: root.to_owned(),
         running,
         boot,
         data,
+        chips,
     })
+}
+
+/// The records of this machine, and the way of the archive.
+fn data(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Result<Data, SystemError> {
+    let _ = chips;
+    match &board.data {
+        Some(data) => Ok(Data::new(below(root, &data.dir))),
+        None => Err(SystemError::NoBoard),
+    }
 }
 
 /// The slot that the kernel was started from.
@@ -144,19 +166,26 @@ pub fn running_slot(root: &Path, board: &Board) -> Result<Slot, SystemError> {
 
 /// The boot environment; it is opened when it is read or written.
 #[must_use]
-pub fn boot(root: &Path, board: &Board) -> Box<dyn Bootloader> {
+pub fn boot(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Box<dyn Bootloader> {
     let Layout::Order = board.boot.layout;
     let names = board.slots.each_ref().map(|slot| slot.name.clone());
     let mut stores = board.boot.store.clone();
     for store in &mut stores {
-        store.path = below(root, &store.path);
+        if let Place::Path(path) = &mut store.place {
+            *path = below(root, path);
+        }
     }
     match board.boot.kind {
         BootKind::GrubEnv => {
             let store = stores.swap_remove(0);
-            Box::new(GrubEnv::new(store.path, names).at(store.offset))
+            let path = match store.place {
+                Place::Path(path) => path,
+                // Refused when the board file was read.
+                Place::Mtd(_) | Place::Ubi(_) => PathBuf::new(),
+            };
+            Box::new(GrubEnv::new(path, names).at(store.offset))
         }
-        BootKind::UbootEnv => Box::new(UbootEnv::new(stores, names)),
+        BootKind::UbootEnv => Box::new(UbootEnv::new(stores, names, Rc::clone(chips))),
     }
 }
 
@@ -167,19 +196,24 @@ pub fn boot(root: &Path, board: &Board) -> Box<dyn Bootloader> {
 pub fn open_parts(machine: &Machine, slot: Slot) -> Result<Parts, SystemError> {
     let mut parts = Parts::new();
     for (name, part) in &machine.spec(slot).parts {
-        let device: Box<dyn Device> = match part.kind {
-            PartKind::File | PartKind::Block => {
-                let device = BlockDevice::open(&machine.at(&part.path));
-                Box::new(device.map_err(|source| SystemError::Part {
-                    part: name.clone(),
-                    slot: machine.name(slot).to_owned(),
-                    source,
-                })?)
-            }
-        };
+        let device = open_medium(machine, part).map_err(|source| SystemError::Part {
+            part: name.clone(),
+            slot: machine.name(slot).to_owned(),
+            source,
+        })?;
         parts.insert(name.clone(), device);
     }
     Ok(parts)
+}
+
+/// Opens one medium for writing.
+fn open_medium(machine: &Machine, medium: &Medium) -> Result<Box<dyn Device>, FlashError> {
+    Ok(match medium {
+        Medium::File(file) => Box::new(BlockDevice::open(&machine.at(&file.path))?),
+        Medium::Block(block) => Box::new(BlockDevice::find(&machine.root, block)?),
+        Medium::Mtd(place) => Box::new(MtdDevice::new(machine.chips.mtd(&place.mtd)?, place)?),
+        Medium::Ubi(place) => Box::new(UbiDevice::new(machine.chips.ubi(&place.mtd)?, place)?),
+    })
 }
 
 /// The keys this machine trusts, with its threshold and floor.

@@ -8,13 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 
 use byteorder::{BigEndian, LittleEndian, NativeEndian};
 use serde_json::Value;
-use sysupgrade_rs::board::Store;
+use sysupgrade_rs::board::{Place, Store};
 use sysupgrade_rs::boot::uboot_env::{Environment, Kind, StoredCopy};
 use sysupgrade_rs::boot::{BootError, Bootloader, GrubEnv, UbootEnv};
 use sysupgrade_rs::files::trace::{self, Op};
+use sysupgrade_rs::flash::Kernel;
 use sysupgrade_rs::slots::{BootState, Condition, Slot};
 use tempfile::TempDir;
 
@@ -25,6 +27,13 @@ const ON_TRIAL: BootState = BootState {
     primary: Slot::Second,
     conditions: [Condition::Good, Condition::Trial(3)],
 };
+
+fn path_of(store: &Store) -> &Path {
+    match &store.place {
+        Place::Path(path) => path,
+        place => panic!("{place} is no file"),
+    }
+}
 
 fn names() -> [String; 2] {
     ["a".to_owned(), "b".to_owned()]
@@ -324,9 +333,10 @@ impl Copies {
             .map(|line| {
                 let words: Vec<&str> = line.split_whitespace().collect();
                 Store {
-                    path: dir.path().join(words[0]),
+                    place: Place::Path(dir.path().join(words[0])),
                     offset: hex(words[1]),
                     size: Some(hex(words[2])),
+                    window: None,
                 }
             })
             .collect();
@@ -334,7 +344,11 @@ impl Copies {
     }
 
     fn env(&self) -> UbootEnv {
-        UbootEnv::new(self.stores.clone(), names())
+        UbootEnv::new(
+            self.stores.clone(),
+            names(),
+            Rc::new(Kernel::new(self.dir.path())),
+        )
     }
 
     fn load(&self) -> BootState {
@@ -342,7 +356,7 @@ impl Copies {
     }
 
     fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
-        let paths = self.stores.iter().map(|store| store.path.clone());
+        let paths = self.stores.iter().map(|store| path_of(store).to_owned());
         paths
             .map(|path| (path.clone(), fs::read(path).expect("readable")))
             .collect()
@@ -360,7 +374,7 @@ impl Copies {
         let files = self.files();
         self.stores
             .iter()
-            .map(|store| files[&store.path][at(store)])
+            .map(|store| files[path_of(store)][at(store)])
             .collect()
     }
 
@@ -508,7 +522,7 @@ fn what_uboot_itself_saved_is_read_in_the_byte_order_of_its_processor() {
 #[test]
 fn an_environment_for_the_other_byte_order_is_refused_here_and_readable_there() {
     let copies = Copies::of_case("single-bigendian");
-    let bytes = &copies.files()[&copies.stores[0].path];
+    let bytes = &copies.files()[path_of(&copies.stores[0])];
     let copy = StoredCopy::decode::<BigEndian>(bytes, Kind::Single).expect("made by mkenvimage -b");
     assert_eq!(copy.environment.get("bootcmd"), Some(&b"run ab_boot"[..]));
     if cfg!(target_endian = "little") {
@@ -569,7 +583,7 @@ fn each_store_replaces_the_older_copy_whoever_wrote_the_newer() {
             let index = copies
                 .stores
                 .iter()
-                .position(|store| store.path == *changed[0])
+                .position(|store| path_of(store) == *changed[0])
                 .expect("a copy");
             assert_eq!(
                 copies.flags()[index],
@@ -643,7 +657,7 @@ fn all_other_entries_survive_a_store_byte_for_byte_and_in_their_order() {
 fn what_lies_around_an_environment_is_not_touched() {
     for case in ["offset", "offset-not-aligned", "same-file-two-copies"] {
         let copies = Copies::of_case(case);
-        let path = &copies.stores[0].path;
+        let path = path_of(&copies.stores[0]);
         let before = fs::read(path).expect("readable");
         copies.env().store(&ON_TRIAL).expect("stored");
         let after = fs::read(path).expect("readable");
@@ -685,9 +699,9 @@ fn a_bit_that_flips_anywhere_in_one_copy_leaves_the_other_and_the_next_store_hea
     for (broken, store) in copies.stores.iter().enumerate() {
         let other = states[1 - broken];
         for bit in 0..SIZE * 8 {
-            let mut bytes = whole[&store.path].clone();
+            let mut bytes = whole[path_of(store)].clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            fs::write(&store.path, &bytes).expect("writable");
+            fs::write(path_of(store), &bytes).expect("writable");
             let state = copies.load();
             if bit / 8 == 4 {
                 // The counter stands outside the CRC: it decides between two whole copies.
@@ -703,7 +717,7 @@ fn a_bit_that_flips_anywhere_in_one_copy_leaves_the_other_and_the_next_store_hea
             .env()
             .store(&other)
             .expect("the same state, and the copy that is broken");
-        let healed = fs::read(&store.path).expect("readable");
+        let healed = fs::read(path_of(store)).expect("readable");
         assert!(StoredCopy::decode::<NativeEndian>(&healed, Kind::Redundant).is_ok());
         copies.write(&whole);
     }
@@ -713,9 +727,9 @@ fn a_bit_that_flips_anywhere_in_one_copy_leaves_the_other_and_the_next_store_hea
 fn two_damaged_copies_are_refused_and_not_written_over() {
     let copies = Copies::new(&BootState::FACTORY, 2);
     for store in &copies.stores {
-        let mut bytes = fs::read(&store.path).expect("readable");
+        let mut bytes = fs::read(path_of(store)).expect("readable");
         bytes[SIZE / 2] ^= 1;
-        fs::write(&store.path, bytes).expect("writable");
+        fs::write(path_of(store), bytes).expect("writable");
     }
     let before = copies.files();
     for result in [

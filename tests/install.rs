@@ -147,6 +147,7 @@ impl Device for Recording {
         Ok(Written {
             written: len,
             unchanged: 0,
+            ..Written::default()
         })
     }
 

@@ -29,13 +29,15 @@
 //! boot loaders that were built so; a board that can have two should.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use byteorder::{ByteOrder, NativeEndian};
 
 use super::order::Order;
 use super::{BootError, Bootloader, write_and_prove};
-use crate::board::{MAX_ENVIRONMENT, Store};
+use crate::board::{MAX_ENVIRONMENT, Place as StorePlace, Store};
 use crate::files::{self, InPlace};
+use crate::flash::Chips;
 use crate::slots::BootState;
 
 const CRC_LEN: usize = 4;
@@ -197,10 +199,10 @@ fn value_of<'a>(entry: &'a [u8], name: &str) -> Option<&'a [u8]> {
 }
 
 /// A U-Boot environment in files or block devices, with the layout `order`.
-#[derive(Debug)]
 pub struct UbootEnv {
     stores: Vec<Store>,
     order: Order,
+    _chips: Rc<dyn Chips>,
 }
 
 /// One copy on its medium.
@@ -215,10 +217,11 @@ impl UbootEnv {
     /// The environment in these places, one or two, for slots of these names (in the order of the
     /// board file). The places are opened when it is read or written.
     #[must_use]
-    pub fn new(stores: Vec<Store>, names: [String; 2]) -> Self {
+    pub fn new(stores: Vec<Store>, names: [String; 2], chips: Rc<dyn Chips>) -> Self {
         Self {
             stores,
             order: Order::new(names),
+            _chips: chips,
         }
     }
 
@@ -273,7 +276,13 @@ impl UbootEnv {
     /// there are two is for this.
     fn read(&self, open: fn(&Path) -> files::Result<InPlace>) -> Result<Vec<Place>, BootError> {
         let kind = Kind::of(self.stores.len());
-        let read = |store: &Store| Place::read(store, kind, open(&store.path)?);
+        let read = |store: &Store| match &store.place {
+            StorePlace::Path(path) => Place::read(store, kind, open(path)?),
+            place => Err(BootError::Damaged {
+                path: place.to_string().into(),
+                problem: "no environment can be there yet".to_owned(),
+            }),
+        };
         self.stores.iter().map(read).collect()
     }
 
@@ -337,7 +346,7 @@ impl Bootloader for UbootEnv {
 impl Place {
     fn read(store: &Store, kind: Kind, medium: InPlace) -> Result<Self, BootError> {
         let damaged = |problem| BootError::Damaged {
-            path: store.path.clone(),
+            path: store.place.to_string().into(),
             problem,
         };
         let size = store.size.filter(|size| *size <= MAX_ENVIRONMENT);

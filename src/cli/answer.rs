@@ -472,9 +472,10 @@ impl From<MachineError> for Failure {
             }
             MachineError::Transition(TransitionError::OnTrial) => ExitCode::OnTrial,
             MachineError::NoFirstBoot => ExitCode::ConfigRefused,
-            MachineError::Transition(_) | MachineError::Data(_) | MachineError::File(_) => {
-                ExitCode::Failed
-            }
+            MachineError::Transition(_)
+            | MachineError::Data(_)
+            | MachineError::File(_)
+            | MachineError::Flash(_) => ExitCode::Failed,
         };
         Self::new(code, &error)
     }

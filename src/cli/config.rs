@@ -24,9 +24,10 @@ use crate::config::difference::{self, Difference};
 use crate::config::engine::Verdict;
 use crate::config::report::Report;
 use crate::config::reports;
+use crate::files::below;
 use crate::files::{self, FileError, NewFile};
 use crate::install::describe;
-use crate::machine::{self, below};
+use crate::machine;
 use crate::report::{ExitCode, harmless};
 use crate::system::SystemError;
 

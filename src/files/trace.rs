@@ -54,6 +54,9 @@ pub enum Op {
         path: PathBuf,
         mode: u32,
     },
+    /// Something was done to a medium that is no file. Whoever plays that medium knows what; the
+    /// number is its own.
+    Elsewhere(u64),
 }
 
 thread_local! {
@@ -66,6 +69,11 @@ pub(super) fn push(op: impl FnOnce() -> Op) {
             log.push(op());
         }
     });
+}
+
+/// Adds an operation on a medium that is no file, see [`Op::Elsewhere`].
+pub fn elsewhere(number: u64) {
+    push(|| Op::Elsewhere(number));
 }
 
 /// Runs `work` and returns what it returned, with all changes this thread made meanwhile.

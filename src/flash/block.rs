@@ -9,7 +9,8 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use super::{Device, FlashError, Written};
-use crate::files::{self, InPlace};
+use crate::board::BlockPlace;
+use crate::files::{self, InPlace, below};
 
 /// What is compared and written as one: the page size of the kernel's cache.
 const PAGE: usize = 4096;
@@ -33,6 +34,20 @@ impl BlockDevice {
         Ok(Self {
             medium: InPlace::open(path)?,
         })
+    }
+
+    /// Finds and opens the device that a board file describes, in the system whose root is at `root`.
+    ///
+    /// # Errors
+    /// When there is none, and as [`open`](Self::open).
+    pub fn find(root: &Path, place: &BlockPlace) -> Result<Self, FlashError> {
+        match &place.path {
+            Some(path) => Ok(Self::open(&below(root, path))?),
+            None => Err(FlashError::NotFound {
+                name: "block device".to_owned(),
+                problem: "only a path can be found yet".to_owned(),
+            }),
+        }
     }
 
     fn check_length(&self, len: u64) -> Result<(), FlashError> {
@@ -89,6 +104,7 @@ impl Device for BlockDevice {
                 .map_err(FlashError::Source)?;
             self.medium.read_at(&mut old[..count], offset)?;
             let written = self.write_changes(&new[..count], &old[..count], offset)?;
+            result.read += count as u64;
             result.written += written;
             result.unchanged += count as u64 - written;
             offset += count as u64;

@@ -13,7 +13,7 @@ use crate::config::report::Notice;
 use crate::data::{Installed, Stage};
 use crate::files;
 use crate::image::{Manifest, PartInfo};
-use crate::machine::Machine;
+use crate::machine::{Machine, MachineError};
 use crate::report::{Reason, Refusal};
 use crate::slots::{Standing, TransitionError};
 
@@ -257,7 +257,10 @@ fn no_space_for_result(
     machine: &Machine,
     forecast: &Forecast,
 ) -> Result<Option<Refusal>, InstallError> {
-    let Some(overlay) = machine.overlay(machine.target()) else {
+    let Some(overlay) = machine
+        .overlay(machine.target())
+        .map_err(MachineError::from)?
+    else {
         return Ok(None); // in place: the new root itself, which is not written yet
     };
     let existing = overlay.ancestors().find(|dir| dir.is_dir());

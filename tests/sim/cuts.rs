@@ -192,6 +192,7 @@ pub fn path_of(op: &Op) -> &Path {
         | Op::Symlink { path, .. }
         | Op::Whiteout { path }
         | Op::SetMode { path, .. } => path,
+        Op::Elsewhere(_) => Path::new(""),
     }
 }
 
@@ -215,6 +216,7 @@ impl fmt::Display for Brief<'_> {
             Op::MakeDir { .. } => "new directory",
             Op::Symlink { .. } | Op::Whiteout { .. } => "making of",
             Op::SetMode { .. } => "chmod of",
+            Op::Elsewhere(_) => "operation on a chip",
         };
         let path = path_of(self.op);
         let path = path.strip_prefix(self.root).unwrap_or(path);

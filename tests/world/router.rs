@@ -17,10 +17,9 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sysupgrade_rs::board::Board;
+use sysupgrade_rs::board::{Board, Medium, Overlay, Place};
 use sysupgrade_rs::boot::{Bootloader, GrubEnv};
-use sysupgrade_rs::files;
-use sysupgrade_rs::machine::below;
+use sysupgrade_rs::files::{self, below};
 use sysupgrade_rs::slots::{BootState, Slot};
 
 use super::snapshot::{Entry, Snapshot};
@@ -218,22 +217,27 @@ impl Router {
     }
 
     fn environment(&self) -> PathBuf {
-        below(&self.dir, &self.board.boot.store[0].path)
+        match &self.board.boot.store[0].place {
+            Place::Path(path) => below(&self.dir, path),
+            place => panic!("{place} is no file"),
+        }
     }
 
     /// The directory that holds what differs from the root of a slot.
     pub fn upper(&self, slot: Slot) -> PathBuf {
-        let overlay = self.board.slot(slot).overlay.as_deref();
-        below(&self.dir, overlay.unwrap_or(Path::new("/"))).join("upper")
+        let overlay = match &self.board.slot(slot).overlay {
+            Some(Overlay::Dir(dir)) => dir,
+            _ => Path::new("/"),
+        };
+        below(&self.dir, overlay).join("upper")
     }
 
     /// The medium of a part.
     pub fn part(&self, slot: Slot, name: &str) -> Result<PathBuf> {
-        let part = self.board.slot(slot).parts.get(name);
-        Ok(below(
-            &self.dir,
-            &part.ok_or("the board has no such part")?.path,
-        ))
+        match self.board.slot(slot).parts.get(name) {
+            Some(Medium::File(file)) => Ok(below(&self.dir, &file.path)),
+            other => Err(format!("part {name} is no file: {other:?}").into()),
+        }
     }
 }
 
