@@ -747,7 +747,7 @@ fn a_store_that_power_cuts_at_any_byte_leaves_the_old_state_or_the_new() {
     let copies = Copies::new(&BootState::FACTORY, 2);
     let before = copies.files();
     let (path, offset, data) = the_write(|| copies.env().store(&ON_TRIAL)).expect("a write");
-    assert_eq!(path, copies.stores[1].path, "the older copy");
+    assert_eq!(path, path_of(&copies.stores[1]), "the older copy");
     let offset = usize::try_from(offset).expect("small");
     for cut in 0..=data.len() {
         // The first or the last bytes arrived, or the others are erased.
@@ -790,25 +790,25 @@ fn a_state_that_is_there_already_is_not_written_again() {
 #[test]
 fn a_copy_that_cannot_be_read_counts_as_damaged_and_a_missing_place_is_named() {
     let copies = Copies::new(&BootState::FACTORY, 2);
-    fs::write(&copies.stores[0].path, b"short").expect("writable");
+    fs::write(path_of(&copies.stores[0]), b"short").expect("writable");
     assert_eq!(copies.load(), BootState::FACTORY);
     let error = copies
         .env()
         .store(&ON_TRIAL)
         .expect_err("there is no room for the copy");
     assert!(
-        matches!(&error, BootError::File(error) if error.path == copies.stores[0].path),
+        matches!(&error, BootError::File(error) if error.path == path_of(&copies.stores[0])),
         "{error:?}"
     );
     assert_eq!(copies.load(), BootState::FACTORY);
 
-    fs::remove_file(&copies.stores[1].path).expect("it was there");
+    fs::remove_file(path_of(&copies.stores[1])).expect("it was there");
     let error = copies
         .env()
         .load()
         .expect_err("a place of the board file does not exist");
     assert!(
-        matches!(&error, BootError::File(error) if error.path == copies.stores[1].path),
+        matches!(&error, BootError::File(error) if error.path == path_of(&copies.stores[1])),
         "{error:?}"
     );
 }
