@@ -99,17 +99,14 @@ fn examine_machine(checks: &mut Checks, machine: &mut Machine) {
         );
     }
     let target = machine.target();
-    let parts = system::open_parts(machine, target);
-    if checks
-        .of("target media", parts, |parts| {
-            let sizes = parts
-                .iter()
-                .map(|(name, device)| format!("{name} {} bytes", device.capacity()));
-            sizes.collect::<Vec<_>>().join(", ")
-        })
-        .is_none()
-    {
-        checks.hint("the media of the slot that does not run must exist and must not be mounted");
+    for (part, device) in system::open_parts(machine, target) {
+        let name = format!("part {part} of slot {}", machine.name(target));
+        let capacity = device.map(|device| device.capacity());
+        let room = |capacity: &u64| format!("room for {capacity} bytes");
+        if checks.of(&name, capacity, room).is_none() {
+            checks
+                .hint("the media of the slot that does not run must exist and must not be mounted");
+        }
     }
     checks.of("data directory", machine.data.free_space(), |free| {
         format!("{}, {free} bytes free", machine.data.dir().display())

@@ -38,7 +38,7 @@ use crate::files;
 use crate::flash::{Device, FlashError, Written};
 use crate::image::{ImageError, Manifest, Member, PartInfo, Unverified, Verified};
 use crate::machine::{Lock, Machine, MachineError};
-use crate::report::Phase;
+use crate::report::{Cost, Phase};
 use crate::trust::Trust;
 
 pub use crate::report::describe;
@@ -48,8 +48,8 @@ use plan::plan;
 use watch::Meter;
 pub use watch::Watch;
 
-/// The opened media of the target slot, by part name.
-pub type Parts = BTreeMap<String, Box<dyn Device>>;
+/// The media of the target slot, by part name: opened, or why not, which the plan then refuses.
+pub type Parts = BTreeMap<String, Result<Box<dyn Device>, FlashError>>;
 
 /// What the caller wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +71,8 @@ pub struct Done {
     pub version: String,
     /// The slot it is in.
     pub slot: String,
-    /// Bytes of the image's parts that were written, and that were there already.
-    pub written: Written,
+    /// What it cost.
+    pub cost: Cost,
     /// Files carried over.
     pub kept: u64,
     /// Disputes between the owner's configuration and the new defaults will be decided for the owner,
@@ -114,8 +114,8 @@ pub fn install(upgrade: &mut Upgrade<'_>, image: impl Read) -> Result<Done, Inst
     match write(upgrade, image, &plan) {
         Ok(done) => {
             let message = format!(
-                "version {version} is in slot {} and boots next, on trial",
-                done.slot
+                "version {version} is in slot {} and boots next, on trial: {}",
+                done.slot, done.cost
             );
             record(upgrade.machine, What::Installed, Some(&version), &message);
             Ok(done)
@@ -260,7 +260,7 @@ fn write<R: Read>(
 
     let manifest = image.manifest().clone();
     let written = flash(machine, image, parts, plan.bytes, watch)?;
-    read_back(machine, &manifest, parts, plan.bytes, watch)?;
+    let proven = read_back(machine, &manifest, parts, plan.bytes, watch)?;
 
     watch.phase(Phase::Config);
     let (archive, kept) = save_configuration(machine, plan, &installed, watch)?;
@@ -275,7 +275,15 @@ fn write<R: Read>(
     Ok(Done {
         version: installed.version,
         slot: machine.name(target).to_owned(),
-        written,
+        cost: Cost {
+            read: written.read + proven,
+            written: written.written,
+            unchanged: written.unchanged,
+            erased: written.erased,
+            gone_bad: written.gone_bad,
+            peak_memory: None,
+            seconds: watch.seconds(),
+        },
         kept,
         needs_review: plan.needs_review(),
     })
@@ -316,13 +324,24 @@ fn flash<R: Read>(
                 let PartInfo {
                     slot_part,
                     raw_size,
+                    raw_sha256,
                     ..
                 } = part.part().clone();
                 meter.part.clone_from(&slot_part);
                 let device = device(parts, &slot_part, slot)?;
                 let mut source = meter.on(&mut part);
-                let written = device.write_image(&mut source, raw_size);
-                let written = written.map_err(|error| match error {
+                let written = match device.holds(raw_size, &raw_sha256) {
+                    Ok(true) => io::copy(&mut source, &mut io::sink())
+                        .map(|_| Written {
+                            unchanged: raw_size,
+                            read: raw_size,
+                            ..Written::default()
+                        })
+                        .map_err(FlashError::Source),
+                    Ok(false) => device.write_image(&mut source, raw_size),
+                    Err(error) => Err(error),
+                };
+                sum += written.map_err(|error| match error {
                     FlashError::Source(error) => source_error(error, meter.watch),
                     source => InstallError::Flash {
                         part: slot_part,
@@ -330,7 +349,6 @@ fn flash<R: Read>(
                         source,
                     },
                 })?;
-                sum += written;
             }
         }
     }
@@ -338,14 +356,14 @@ fn flash<R: Read>(
     Ok(sum)
 }
 
-/// Step 7.
+/// Step 7. Returns how many bytes were read.
 fn read_back(
     machine: &Machine,
     manifest: &Manifest,
     parts: &mut Parts,
     bytes: u64,
     watch: &mut Watch<'_>,
-) -> Result<(), InstallError> {
+) -> Result<u64, InstallError> {
     watch.phase(Phase::ReadBack);
     let mut meter = Meter::new(watch, Phase::ReadBack, bytes);
     for part in &manifest.parts {
@@ -370,7 +388,7 @@ fn read_back(
             });
         }
     }
-    Ok(())
+    Ok(bytes)
 }
 
 /// The medium of a part. The plan has refused images with other parts than the slot's; should it ever
@@ -380,10 +398,13 @@ fn device<'p>(
     part: &str,
     slot: &str,
 ) -> Result<&'p mut Box<dyn Device>, InstallError> {
-    parts.get_mut(part).ok_or_else(|| InstallError::NoMedium {
-        part: part.to_owned(),
-        slot: slot.to_owned(),
-    })
+    match parts.get_mut(part) {
+        Some(Ok(device)) => Ok(device),
+        _ => Err(InstallError::NoMedium {
+            part: part.to_owned(),
+            slot: slot.to_owned(),
+        }),
+    }
 }
 
 /// Step 8: writes the archive, and reads it again from the medium before anything relies on it.

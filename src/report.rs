@@ -1,5 +1,6 @@
 //! What is told to people and programs: exit codes, refusals, and events of a long run.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -98,6 +99,12 @@ pub enum Reason {
     WrongParts,
     TooLarge,
     NoSpace,
+    MediumMissing,
+    MediumUnusable,
+    MediumReadOnly,
+    MediumBusy,
+    MediumFailed,
+    WornOut,
     ConfigRefused,
     BoardFile,
     BootEnvironment,
@@ -111,7 +118,12 @@ impl Reason {
     #[must_use]
     pub fn exit_code(self) -> ExitCode {
         match self {
-            Self::SourceFailed => ExitCode::Failed,
+            Self::SourceFailed
+            | Self::MediumMissing
+            | Self::MediumUnusable
+            | Self::MediumReadOnly
+            | Self::MediumBusy
+            | Self::MediumFailed => ExitCode::Failed,
             Self::NotAnImage | Self::UnknownFormat | Self::Damaged | Self::Truncated => {
                 ExitCode::NotAnImage
             }
@@ -121,7 +133,7 @@ impl Reason {
             | Self::TooFewSignatures => ExitCode::Signature,
             Self::RevokedKey | Self::BelowFloor => ExitCode::Revoked,
             Self::WrongBoard | Self::WrongParts => ExitCode::WrongBoard,
-            Self::TooLarge | Self::NoSpace => ExitCode::DoesNotFit,
+            Self::TooLarge | Self::NoSpace | Self::WornOut => ExitCode::DoesNotFit,
             Self::ConfigRefused => ExitCode::ConfigRefused,
             Self::BoardFile | Self::BootEnvironment | Self::SlotContradiction => {
                 ExitCode::BoardUnreadable
@@ -156,7 +168,7 @@ impl fmt::Display for Refusal {
 }
 
 /// Phases of an upgrade that take time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Head and signature of the image.
@@ -188,6 +200,73 @@ impl Phase {
             Self::Commit => "commit",
             Self::Reboot => "reboot",
         }
+    }
+}
+
+/// What a run has cost the flash and its owner.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Bytes read from the media of the slot: to compare, and to prove.
+    pub read: u64,
+    /// Bytes of the image that were written.
+    pub written: u64,
+    /// Bytes of the image that were there already.
+    pub unchanged: u64,
+    /// Erase blocks that were erased; 0 for media that erase by themselves.
+    pub erased: u64,
+    /// Blocks that went bad meanwhile.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gone_bad: u64,
+    /// The most memory the program has had, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_memory: Option<u64>,
+    /// Seconds that each phase took.
+    pub seconds: BTreeMap<Phase, f64>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the form serde asks for")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} written, {} right already, {} read",
+            Size(self.written),
+            Size(self.unchanged),
+            Size(self.read)
+        )?;
+        if self.erased > 0 {
+            write!(f, ", {} blocks erased", self.erased)?;
+        }
+        if self.gone_bad > 0 {
+            write!(f, ", {} blocks gone bad", self.gone_bad)?;
+        }
+        let all: f64 = self.seconds.values().sum();
+        write!(f, "; {all:.1} s")?;
+        if let Some(peak) = self.peak_memory {
+            write!(f, ", {} of memory", Size(peak))?;
+        }
+        Ok(())
+    }
+}
+
+/// A number of bytes, for people.
+#[derive(Clone, Copy, Debug)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 3] = ["GiB", "MiB", "KiB"];
+        for (unit, shift) in UNITS.into_iter().zip([30, 20, 10]) {
+            if let whole @ 1.. = self.0 >> shift {
+                let tenth = ((self.0 >> (shift - 10)) & 1023) * 10 / 1024;
+                return write!(f, "{whole}.{tenth} {unit}");
+            }
+        }
+        write!(f, "{} B", self.0)
     }
 }
 

@@ -55,17 +55,6 @@ pub enum SystemError {
     /// The trusted keys.
     #[error(transparent)]
     Trust(#[from] KeysError),
-    /// A medium of a part.
-    #[error("part {part} of slot {slot}")]
-    Part {
-        /// Name of the part.
-        part: String,
-        /// Name of the slot.
-        slot: String,
-        /// What failed.
-        #[source]
-        source: FlashError,
-    },
     /// The reboot command.
     #[error("`{command}` failed, reboot by hand")]
     Reboot {
@@ -189,21 +178,13 @@ pub fn boot(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Box<dyn Bootlo
     }
 }
 
-/// Opens the media of a slot for writing.
-///
-/// # Errors
-/// [`SystemError::Part`]; a block device that is mounted is one.
-pub fn open_parts(machine: &Machine, slot: Slot) -> Result<Parts, SystemError> {
-    let mut parts = Parts::new();
-    for (name, part) in &machine.spec(slot).parts {
-        let device = open_medium(machine, part).map_err(|source| SystemError::Part {
-            part: name.clone(),
-            slot: machine.name(slot).to_owned(),
-            source,
-        })?;
-        parts.insert(name.clone(), device);
-    }
-    Ok(parts)
+/// Opens the media of a slot for writing, each as far as it can be.
+#[must_use]
+pub fn open_parts(machine: &Machine, slot: Slot) -> Parts {
+    let parts = machine.spec(slot).parts.iter();
+    parts
+        .map(|(name, medium)| (name.clone(), open_medium(machine, medium)))
+        .collect()
 }
 
 /// Opens one medium for writing.

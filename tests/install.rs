@@ -78,7 +78,7 @@ impl<'a> Run<'a> {
         let machine = &mut self.machine;
         let parts = match self.parts {
             Some(parts) => parts,
-            None => system::open_parts(machine, machine.target()).unwrap(),
+            None => system::open_parts(machine, machine.target()),
         };
         let mut upgrade = Upgrade {
             lock: machine.lock().unwrap(),
@@ -86,10 +86,7 @@ impl<'a> Run<'a> {
             parts,
             machine,
             wish: self.wish,
-            watch: Watch {
-                tell: &mut *self.tell,
-                stop: self.stop,
-            },
+            watch: Watch::new(&mut *self.tell, self.stop),
         };
         install::install(&mut upgrade, image)
     }
@@ -168,7 +165,7 @@ fn recording() -> (Parts, BTreeMap<&'static str, Received>) {
             ..Recording::default()
         };
         received.insert(name, Rc::clone(&device.received));
-        parts.insert(name.to_owned(), Box::new(device));
+        parts.insert(name.to_owned(), Ok(Box::new(device)));
     }
     (parts, received)
 }
@@ -261,9 +258,9 @@ fn an_image_that_ends_early_is_never_bootable_and_running_again_skips_what_is_ri
     let kernel = System::new(2).kernel.len() as u64;
     let done = install(&world, &image).unwrap();
     assert!(
-        done.written.unchanged >= kernel,
+        done.cost.unchanged >= kernel,
         "only {} bytes were skipped",
-        done.written.unchanged
+        done.cost.unchanged
     );
     assert_eq!(conditions(&world).1[1], Condition::Trial(3));
 }
@@ -334,9 +331,9 @@ fn is_flash(path: &Path) -> bool {
 #[test]
 fn the_same_image_again_writes_no_block() {
     let (world, image) = router();
-    assert!(install(&world, &image).unwrap().written.written > 0);
+    assert!(install(&world, &image).unwrap().cost.written > 0);
     let (result, log) = trace::record(|| install(&world, &image));
-    assert_eq!(result.unwrap().written.written, 0);
+    assert_eq!(result.unwrap().cost.written, 0);
     let blocks: Vec<_> = log
         .iter()
         .filter(
@@ -353,7 +350,7 @@ fn only_pages_that_differ_are_written() {
     let mut changed = System::new(2);
     changed.kernel[4096 + 5] ^= 1;
     let done = install(&world, &world.image(&changed).unwrap()).unwrap();
-    assert_eq!(done.written.written, 4096);
+    assert_eq!(done.cost.written, 4096);
 }
 
 #[test]
@@ -451,9 +448,9 @@ fn a_medium_that_reads_back_different_is_never_activated() {
     let (world, image) = router();
     for bad in ["kernel", "root"] {
         let run = Run::on(&world);
-        let mut parts = system::open_parts(&run.machine, run.machine.target()).unwrap();
-        let device = parts.remove(bad).unwrap();
-        parts.insert(bad.to_owned(), Box::new(Failing(device)));
+        let mut parts = system::open_parts(&run.machine, run.machine.target());
+        let device = parts.remove(bad).unwrap().unwrap();
+        parts.insert(bad.to_owned(), Ok(Box::new(Failing(device))));
         let error = Run {
             parts: Some(parts),
             ..run

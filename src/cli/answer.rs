@@ -116,7 +116,7 @@ impl Answer {
         let Done {
             version,
             slot,
-            written,
+            cost,
             kept,
             needs_review,
         } = done;
@@ -125,14 +125,12 @@ impl Answer {
             None => "reboot to start its trial",
         };
         let human = format!(
-            "version {} is in slot {slot}: {} bytes written, {} were right already, {kept} files kept; {next}",
+            "version {} is in slot {slot}, {kept} files kept: {cost}; {next}",
             printable(version),
-            written.written,
-            written.unchanged
         );
         let machine = json!({
-            "version": version, "slot": slot, "written": written.written, "unchanged": written.unchanged,
-            "kept": kept, "needs_review": needs_review,
+            "version": version, "slot": slot, "written": cost.written, "unchanged": cost.unchanged,
+            "cost": cost, "kept": kept, "needs_review": needs_review,
         });
         let mut answer = Self::new(human, machine).then(reboot);
         answer.review(*needs_review);
@@ -446,6 +444,7 @@ impl From<InstallError> for Failure {
             InstallError::Image(error) => vec![error.refusal()],
             InstallError::Unfinished { source, .. } => match *source {
                 InstallError::Image(error) => vec![error.refusal()],
+                InstallError::Flash { part, source, .. } => vec![source.refusal(&part)],
                 _ => Vec::new(),
             },
             _ => Vec::new(),
@@ -484,9 +483,7 @@ impl From<MachineError> for Failure {
 impl From<SystemError> for Failure {
     fn from(error: SystemError) -> Self {
         let code = match &error {
-            SystemError::Data(_) | SystemError::Part { .. } | SystemError::Reboot { .. } => {
-                ExitCode::Failed
-            }
+            SystemError::Data(_) | SystemError::Reboot { .. } => ExitCode::Failed,
             SystemError::Trust(_) => ExitCode::Signature,
             _ => ExitCode::BoardUnreadable,
         };

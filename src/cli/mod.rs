@@ -186,14 +186,11 @@ impl Session<'_> {
         let stop = stop_flag()?;
         let lock = machine.lock()?;
         let trust = system::open_trust(machine)?;
-        let parts = system::open_parts(machine, machine.target())?;
+        let parts = system::open_parts(machine, machine.target());
         let image = source::open(image, &stop)?;
         let mut progress = self.progress();
         let mut tell = |event: Event| progress.event(&event);
-        let watch = Watch {
-            tell: &mut tell,
-            stop: &stop,
-        };
+        let watch = Watch::new(&mut tell, &stop);
         let mut upgrade = Upgrade {
             lock,
             machine,

@@ -33,7 +33,7 @@ use serde::Serialize;
 
 use super::args::ProgressWord;
 use crate::files::{self, FileError, NewFile};
-use crate::report::{Event, ExitCode, Phase, printable};
+use crate::report::{Event, ExitCode, Phase, Size, printable};
 
 /// The line is redrawn at most ten times a second: a serial console does not keep up with more.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -424,7 +424,7 @@ fn log_line(at: &Position) -> String {
         "{} {}: {percent} % of {}",
         phase.name(),
         printable(&at.part),
-        size(at.total)
+        Size(at.total)
     )
 }
 
@@ -435,7 +435,7 @@ fn bar(at: &Position, rate: Option<u64>, columns: usize) -> String {
     let head = format!("{} {}", at.phase.name(), printable(&at.part));
     let head = head.trim_end();
     let percent = format!(" {:>3} %", at.percent);
-    let speed = rate.map_or_else(String::new, |rate| format!("  {}/s", size(rate)));
+    let speed = rate.map_or_else(String::new, |rate| format!("  {}/s", Size(rate)));
     let left = match rate {
         Some(rate) if rate > 0 => {
             format!(
@@ -467,19 +467,6 @@ fn bar(at: &Position, rate: Option<u64>, columns: usize) -> String {
 const MOST_BLOCKS: usize = 40;
 /// A shorter one tells less than the percentage.
 const FEWEST_BLOCKS: usize = 8;
-
-/// `17 B`, `1.2 MiB`.
-fn size(bytes: u64) -> String {
-    const UNITS: [(u32, &str); 3] = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    for (shift, unit) in UNITS {
-        let whole = bytes >> shift;
-        if whole > 0 {
-            let tenths = ((bytes >> (shift - 10)) & 1023) * 10 / 1024;
-            return format!("{whole}.{tenths} {unit}");
-        }
-    }
-    format!("{bytes} B")
-}
 
 /// `0:07`, `12:34`, `1:02:03`.
 fn time(seconds: u64) -> String {
@@ -725,11 +712,11 @@ mod tests {
 
     #[test]
     fn sizes_times_and_percents_hold_at_their_edges() {
-        assert_eq!(size(0), "0 B");
-        assert_eq!(size(1023), "1023 B");
-        assert_eq!(size(1024), "1.0 KiB");
-        assert_eq!(size(MIB + MIB / 2), "1.5 MiB");
-        assert_eq!(size(u64::MAX), "17179869183.9 GiB");
+        assert_eq!(Size(0).to_string(), "0 B");
+        assert_eq!(Size(1023).to_string(), "1023 B");
+        assert_eq!(Size(1024).to_string(), "1.0 KiB");
+        assert_eq!(Size(MIB + MIB / 2).to_string(), "1.5 MiB");
+        assert_eq!(Size(u64::MAX).to_string(), "17179869183.9 GiB");
         assert_eq!(time(59), "0:59");
         assert_eq!(time(3723), "1:02:03");
         assert_eq!(percent(0, 0), 100);

@@ -21,6 +21,7 @@ use thiserror::Error;
 use crate::board::Volume;
 use crate::digest::Digest;
 use crate::files::FileError;
+use crate::report::{Reason, Refusal, describe};
 
 pub use block::BlockDevice;
 pub use kernel::Kernel;
@@ -134,13 +135,28 @@ pub enum FlashError {
         /// What there is instead, lower case, no full stop.
         problem: String,
     },
-    /// It is there, and is not to be written: read-only, busy, of the wrong kind or shape.
+    /// It is there, and cannot be used so: of the wrong kind or shape.
     #[error("{name}: {problem}")]
     Unusable {
         /// The device.
         name: String,
         /// What is wrong, lower case, no full stop.
         problem: String,
+        /// What the system said, if it was asked.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// It cannot be written, as the driver or the device says.
+    #[error("{name} is read-only")]
+    ReadOnly {
+        /// The device.
+        name: String,
+    },
+    /// Somebody else uses it.
+    #[error("{name} is in use")]
+    Busy {
+        /// The device.
+        name: String,
         /// What the system said, if it was asked.
         #[source]
         source: Option<io::Error>,
@@ -163,4 +179,57 @@ pub enum FlashError {
         /// How many blocks are bad now.
         bad: u64,
     },
+}
+
+impl FlashError {
+    /// What programs are told.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        let kind = match self {
+            Self::Source(_) => return Reason::SourceFailed,
+            Self::NotFound { .. } => return Reason::MediumMissing,
+            Self::ReadOnly { .. } => return Reason::MediumReadOnly,
+            Self::Busy { .. } => return Reason::MediumBusy,
+            Self::TooLarge { .. } => return Reason::TooLarge,
+            Self::WornOut { .. } => return Reason::WornOut,
+            Self::Unusable { source, .. } => match source {
+                Some(error) => error.kind(),
+                None => return Reason::MediumUnusable,
+            },
+            Self::Medium(FileError { source, .. }) | Self::Flash { source, .. } => source.kind(),
+        };
+        match kind {
+            io::ErrorKind::NotFound => Reason::MediumMissing,
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+                Reason::MediumReadOnly
+            }
+            io::ErrorKind::ResourceBusy => Reason::MediumBusy,
+            _ => Reason::MediumFailed,
+        }
+    }
+
+    /// The same for people: what to do about it.
+    fn hint(&self) -> &'static str {
+        match self.reason() {
+            Reason::MediumMissing => "compare the board file with the flash of this device",
+            Reason::MediumReadOnly => "the driver or the device tree protects it",
+            Reason::MediumBusy => "unmount it; the slot that does not run is not to be used",
+            Reason::TooLarge => "a smaller image is needed",
+            Reason::WornOut => "its flash is at its end; the running slot is not concerned",
+            _ => "run `sysupgrade-rs doctor`; what the kernel says is in its log",
+        }
+    }
+
+    /// A refusal about the medium of this part.
+    #[must_use]
+    pub fn refusal(&self, part: &str) -> Refusal {
+        Refusal {
+            reason: self.reason(),
+            message: format!("part {part}: {}", describe(self)),
+            found: describe(self),
+            wanted: "a medium that can be written".into(),
+            hint: self.hint().into(),
+            forceable: false,
+        }
+    }
 }

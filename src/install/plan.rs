@@ -195,8 +195,11 @@ fn unfit(machine: &Machine, manifest: &Manifest, parts: &Parts) -> Vec<Refusal> 
             forceable: false,
         }];
     }
-    let too_large = |part: &PartInfo| {
-        let capacity = parts.get(&part.slot_part)?.capacity();
+    let unfit = |part: &PartInfo| {
+        let capacity = match parts.get(&part.slot_part)? {
+            Ok(device) => device.capacity(),
+            Err(error) => return Some(error.refusal(&part.slot_part)),
+        };
         (part.raw_size > capacity).then(|| Refusal {
             reason: Reason::TooLarge,
             message: format!(
@@ -209,7 +212,7 @@ fn unfit(machine: &Machine, manifest: &Manifest, parts: &Parts) -> Vec<Refusal> 
             forceable: false,
         })
     };
-    manifest.parts.iter().filter_map(too_large).collect()
+    manifest.parts.iter().filter_map(unfit).collect()
 }
 
 /// Left free for records and for the file system's own needs.

@@ -1,22 +1,49 @@
 //! A long copy under the eyes of somebody: it tells how far it is, and ends when asked to.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use super::InstallError;
 use crate::report::{Event, Phase};
 
 /// Who is told, and whether to go on.
 pub struct Watch<'a> {
-    /// Called for every event.
-    pub tell: &'a mut dyn FnMut(Event),
-    /// Set by a signal.
-    pub stop: &'a AtomicBool,
+    tell: &'a mut dyn FnMut(Event),
+    stop: &'a AtomicBool,
+    /// The phase that runs, and since when.
+    lap: Option<(Phase, Instant)>,
+    seconds: BTreeMap<Phase, f64>,
 }
 
-impl Watch<'_> {
+impl<'a> Watch<'a> {
+    /// `tell` is called for every event; `stop` is set by a signal.
+    pub fn new(tell: &'a mut dyn FnMut(Event), stop: &'a AtomicBool) -> Self {
+        Self {
+            tell,
+            stop,
+            lap: None,
+            seconds: BTreeMap::new(),
+        }
+    }
+
     pub(super) fn phase(&mut self, phase: Phase) {
+        self.end_lap();
+        self.lap = Some((phase, Instant::now()));
         (self.tell)(Event::Phase(phase));
+    }
+
+    fn end_lap(&mut self) {
+        if let Some((phase, since)) = self.lap.take() {
+            *self.seconds.entry(phase).or_default() += since.elapsed().as_secs_f64();
+        }
+    }
+
+    /// Seconds that each phase took. Only to be told: no decision depends on a clock.
+    pub(super) fn seconds(&mut self) -> BTreeMap<Phase, f64> {
+        self.end_lap();
+        std::mem::take(&mut self.seconds)
     }
 
     pub(super) fn notice(&mut self, text: String) {

@@ -198,10 +198,11 @@ fn upgrade<T>(
     work: impl FnOnce(&mut Upgrade<'_>) -> std::result::Result<T, InstallError>,
 ) -> Result<T> {
     let mut machine = machine(router)?;
+    let (mut tell, stop) = (|_| (), AtomicBool::new(false));
     let mut upgrade = Upgrade {
         lock: machine.lock()?,
         trust: system::open_trust(&machine)?,
-        parts: system::open_parts(&machine, machine.target())?,
+        parts: system::open_parts(&machine, machine.target()),
         machine: &mut machine,
         wish: Wish {
             scope: None,
@@ -209,10 +210,7 @@ fn upgrade<T>(
             force: false,
             confirm_within: None,
         },
-        watch: Watch {
-            tell: &mut |_| (),
-            stop: &AtomicBool::new(false),
-        },
+        watch: Watch::new(&mut tell, &stop),
     };
     Ok(work(&mut upgrade)?)
 }
