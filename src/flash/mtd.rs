@@ -72,6 +72,26 @@ pub trait RawMtd {
     fn read(&mut self, offset: u64, bytes: &mut [u8]) -> io::Result<u32>;
 }
 
+/// Offsets of the good erase blocks in `start..end`, which begins on an erase block; one that does not
+/// end before `end` is left out.
+///
+/// # Errors
+/// When the driver cannot say which are bad.
+pub fn good_blocks(raw: &mut dyn RawMtd, start: u64, end: u64) -> io::Result<Vec<u64>> {
+    let erase_size = u64::from(raw.geometry().erase_size);
+    if erase_size == 0 {
+        return Err(io::Error::other("its erase blocks have no size"));
+    }
+    let count = end.saturating_sub(start) / erase_size;
+    let mut good = Vec::new();
+    for offset in (0..count).map(|block| start + block * erase_size) {
+        if !raw.is_bad(offset)? {
+            good.push(offset);
+        }
+    }
+    Ok(good)
+}
+
 /// A part on an MTD.
 pub struct MtdDevice {
     raw: Box<dyn RawMtd>,
