@@ -6,12 +6,12 @@ use std::rc::Rc;
 
 use thiserror::Error;
 
-use crate::board::{Board, Overlay, SlotSpec};
+use crate::board::{Board, SlotSpec};
 use crate::boot::{BootError, Bootloader};
 use crate::config::baseline::find_defaults;
 use crate::data::{Data, DataError, Entry, Installed, What};
 use crate::files::{self, FileError, below};
-use crate::flash::{Chips, FlashError};
+use crate::flash::{self, Chips, FlashError};
 use crate::slots::{BootState, Slot, TransitionError};
 
 /// A running machine with two slots.
@@ -97,11 +97,10 @@ impl Machine {
     /// # Errors
     /// When it is on a volume that cannot be mounted.
     pub fn overlay(&self, slot: Slot) -> Result<Option<PathBuf>, FlashError> {
-        Ok(match &self.spec(slot).overlay {
-            Some(Overlay::Dir(path)) => Some(self.at(path)),
-            Some(Overlay::Ubifs(volume)) => Some(self.chips.mount(volume)?),
-            None => None,
-        })
+        let overlay = self.spec(slot).overlay.as_ref();
+        overlay
+            .map(|overlay| flash::overlay_dir(&self.root, &*self.chips, overlay))
+            .transpose()
     }
 
     /// The root below which the files of the running slot are as they were shipped: where the board

@@ -7,11 +7,11 @@ use std::rc::Rc;
 
 use thiserror::Error;
 
-use crate::board::{self, Board, BoardError, BootKind, Layout, Medium, Place, Running};
+use crate::board::{self, Board, BoardError, BootKind, Layout, Place, Running};
 use crate::boot::{Bootloader, GrubEnv, UbootEnv};
 use crate::data::{Data, DataError};
 use crate::files::{self, FileError, below};
-use crate::flash::{BlockDevice, Chips, Device, FlashError, Kernel, MtdDevice, UbiDevice};
+use crate::flash::{self, Chips, Kernel};
 use crate::install::Parts;
 use crate::machine::Machine;
 use crate::slots::Slot;
@@ -183,18 +183,11 @@ pub fn boot(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Box<dyn Bootlo
 pub fn open_parts(machine: &Machine, slot: Slot) -> Parts {
     let parts = machine.spec(slot).parts.iter();
     parts
-        .map(|(name, medium)| (name.clone(), open_medium(machine, medium)))
+        .map(|(name, medium)| {
+            let device = flash::open(&machine.root, &*machine.chips, medium);
+            (name.clone(), device)
+        })
         .collect()
-}
-
-/// Opens one medium for writing.
-fn open_medium(machine: &Machine, medium: &Medium) -> Result<Box<dyn Device>, FlashError> {
-    Ok(match medium {
-        Medium::File(file) => Box::new(BlockDevice::open(&machine.at(&file.path))?),
-        Medium::Block(block) => Box::new(BlockDevice::find(&machine.root, block)?),
-        Medium::Mtd(place) => Box::new(MtdDevice::new(machine.chips.mtd(&place.mtd)?, place)?),
-        Medium::Ubi(place) => Box::new(UbiDevice::new(machine.chips.ubi(&place.mtd)?, place)?),
-    })
 }
 
 /// The keys this machine trusts, with its threshold and floor.

@@ -14,13 +14,13 @@ pub mod ubi;
 
 use std::io::{self, Read, Write};
 use std::ops::AddAssign;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::board::Volume;
+use crate::board::{Medium, Overlay, Volume};
 use crate::digest::Digest;
-use crate::files::FileError;
+use crate::files::{FileError, below};
 use crate::report::{Reason, Refusal, describe};
 
 pub use block::BlockDevice;
@@ -103,6 +103,38 @@ pub trait Chips {
     /// # Errors
     /// When it cannot be mounted.
     fn mount(&self, volume: &Volume) -> Result<PathBuf, FlashError>;
+}
+
+/// Opens a medium for writing, in the system whose root is at `root`.
+///
+/// # Errors
+/// When it does not exist, or cannot be written now: mounted, read-only, of the wrong kind.
+pub fn open(
+    root: &Path,
+    chips: &dyn Chips,
+    medium: &Medium,
+) -> Result<Box<dyn Device>, FlashError> {
+    Ok(match medium {
+        Medium::File(file) => Box::new(BlockDevice::open(&below(root, &file.path))?),
+        Medium::Block(block) => Box::new(BlockDevice::find(root, block)?),
+        Medium::Mtd(place) => Box::new(MtdDevice::new(chips.mtd(&place.mtd)?, place)?),
+        Medium::Ubi(place) => Box::new(UbiDevice::new(chips.ubi(&place.mtd)?, place)?),
+    })
+}
+
+/// The directory of an overlay, in the system whose root is at `root`; a volume is mounted for it.
+///
+/// # Errors
+/// When it is on a volume that cannot be mounted.
+pub fn overlay_dir(
+    root: &Path,
+    chips: &dyn Chips,
+    overlay: &Overlay,
+) -> Result<PathBuf, FlashError> {
+    match overlay {
+        Overlay::Dir(path) => Ok(below(root, path)),
+        Overlay::Ubifs(volume) => chips.mount(volume),
+    }
 }
 
 /// Why a part could not be written or read back.
