@@ -19,6 +19,7 @@
 #![allow(unreachable_pub, reason = "`pub` is for the test that uses this")]
 #![allow(dead_code, unused_imports, reason = "not every test uses all of it")]
 
+pub mod chips;
 mod cuts;
 mod disk;
 mod proof;
