@@ -226,17 +226,24 @@ pub enum Layout {
 pub enum Running {
     /// `cmdline:KEY`: the kernel's command line has `KEY=NAME`, put there by the boot loader.
     CommandLine(String),
+    /// `ubi:NUMBER`: the UBI device of this number, which the kernel attached as it started, is on an
+    /// MTD of the slot.
+    Ubi(u32),
 }
 
 impl<'de> Deserialize<'de> for Running {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        match text.split_once(':') {
-            Some(("cmdline", key)) if !key.is_empty() => Ok(Self::CommandLine(key.to_owned())),
-            _ => Err(D::Error::custom(format!(
-                "`{text}` is not of the form cmdline:KEY"
-            ))),
-        }
+        let running = match text.split_once(':') {
+            Some(("cmdline", key)) if !key.is_empty() => Some(Self::CommandLine(key.to_owned())),
+            Some(("ubi", number)) => number.parse().ok().map(Self::Ubi),
+            _ => None,
+        };
+        running.ok_or_else(|| {
+            D::Error::custom(format!(
+                "`{text}` is not of the form cmdline:KEY or ubi:NUMBER"
+            ))
+        })
     }
 }
 
@@ -270,6 +277,9 @@ pub enum Scope {
 pub struct SlotSpec {
     /// Its name: lower-case letters and digits.
     pub name: String,
+    /// What `running` of the board finds when this slot runs; without it, its name.
+    #[serde(default)]
+    pub running: Option<String>,
     /// What lies over the read-only root. Without one the root is writable and first boot works in
     /// place.
     #[serde(default)]
@@ -279,6 +289,21 @@ pub struct SlotSpec {
     pub carrier: Option<Carrier>,
     /// The media of its parts, by part name.
     pub parts: BTreeMap<String, Medium>,
+}
+
+impl SlotSpec {
+    /// Names of the MTDs on which this slot has UBI.
+    fn ubi_mtds(&self) -> impl Iterator<Item = &str> {
+        let parts = self.parts.values().filter_map(|medium| match medium {
+            Medium::Ubi(ubi) => Some(ubi.mtd.as_str()),
+            _ => None,
+        });
+        let overlay = match &self.overlay {
+            Some(Overlay::Ubifs(volume)) => Some(volume.mtd.as_str()),
+            _ => None,
+        };
+        parts.chain(overlay)
+    }
 }
 
 /// Where the configuration of a slot is kept: a directory whose `upper` lies over the root.
@@ -752,6 +777,20 @@ impl Board {
     #[must_use]
     pub fn slot(&self, slot: Slot) -> &SlotSpec {
         &self.slots[slot.index()]
+    }
+
+    /// The slot of which `running` finds this: a value of the command line, the name of an MTD.
+    #[must_use]
+    pub fn slot_running(&self, found: &str) -> Option<Slot> {
+        let mut slots = Slot::ALL.into_iter().filter(|slot| {
+            let spec = self.slot(*slot);
+            match (&spec.running, &self.boot.running) {
+                (Some(running), _) => running == found,
+                (None, Running::CommandLine(_)) => spec.name == found,
+                (None, Running::Ubi(_)) => spec.ubi_mtds().any(|mtd| mtd == found),
+            }
+        });
+        slots.next().filter(|_| slots.next().is_none())
     }
 
     /// The slot of that name.
@@ -1279,5 +1318,138 @@ store = [
             "store = [",
             "3 places, U-Boot has one environment or two",
         );
+    }
+
+    /// The virtual board with this as root part of slot b.
+    fn root_b(medium: &str) -> String {
+        changed(
+            "root = { kind = \"file\", path = \"/flash/root-b\" }",
+            medium,
+        )
+    }
+
+    /// The virtual board with flash for its root parts: two of these media.
+    fn roots(a: &str, b: &str) -> String {
+        let text = changed(
+            "root = { kind = \"file\", path = \"/flash/root-a\" }",
+            &format!("root = {a}"),
+        );
+        text.replace(
+            "root = { kind = \"file\", path = \"/flash/root-b\" }",
+            &format!("root = {b}"),
+        )
+    }
+
+    #[test]
+    fn a_block_device_is_named_in_one_way() {
+        for good in [
+            "partlabel = \"root-b\"",
+            "partuuid = \"0a1b-02\", discard = true",
+            "disk = \"/dev/mmcblk0\", partition = 3",
+        ] {
+            let text = root_b(&format!("root = {{ kind = \"block\", {good} }}"));
+            Board::parse(&text, "b.toml").expect(good);
+        }
+        for bad in [
+            "discard = true",
+            "path = \"/dev/sda\", partlabel = \"x\"",
+            "disk = \"/dev/mmcblk0\"",
+            "partition = 3",
+        ] {
+            let text = root_b(&format!("root = {{ kind = \"block\", {bad} }}"));
+            assert_refused(&text, bad, "a block device is named by one of");
+        }
+    }
+
+    #[test]
+    fn two_parts_on_one_chip_are_apart_and_what_ubi_is_on_is_its_own() {
+        let mtd = |offset: u32, size: &str| {
+            format!("{{ kind = \"mtd\", mtd = \"firmware\", offset = {offset}{size} }}")
+        };
+        let text = roots(&mtd(0, ", size = 4096"), &mtd(4096, ""));
+        Board::parse(&text, "b.toml").expect("they only touch");
+        for (first, second) in [(", size = 8192", 4096), ("", 4096)] {
+            let text = roots(&mtd(0, first), &mtd(second, ""));
+            assert_refused(
+                &text,
+                "offset = 4096",
+                "mtd firmware from 0x1000 on is not apart",
+            );
+        }
+        let ubi = |mtd: &str, volume: &str| {
+            format!("{{ kind = \"ubi\", mtd = \"{mtd}\", volume = \"{volume}\" }}")
+        };
+        let text = roots(&ubi("ubi", "root-a"), &ubi("ubi", "root-b"));
+        Board::parse(&text, "b.toml").expect("two volumes");
+        let text = roots(&ubi("ubi", "root"), &(ubi("ubi", "root") + " # b"));
+        assert_refused(&text, "# b", "ubi ubi:root is not apart from");
+        let text = roots(&mtd(0, ""), &ubi("firmware", "root"));
+        assert_refused(
+            &text,
+            "volume = \"root\"",
+            "ubi firmware:root is not apart from mtd",
+        );
+    }
+
+    #[test]
+    fn without_a_data_directory_both_slots_have_a_carrier_and_the_environment_is_u_boots() {
+        let data = "[data]\ndir = \"/data/sysupgrade-rs\"             # archive, floor, results: outside both slots";
+        let without = |text: &str| {
+            assert!(text.contains(data));
+            text.replace(data, "")
+        };
+        let carrier = |text: &str, carrier: &str| {
+            text.replace(
+                "[slot.parts]",
+                &format!("carrier = {carrier}\n[slot.parts]"),
+            )
+        };
+        let place = "{ kind = \"file\", path = \"/flash/carrier\" }";
+        assert_refused(
+            &without(&uboot("", "")),
+            "[[slot]]",
+            "a board without a data directory needs a carrier",
+        );
+        assert_refused(
+            &carrier(VIRTUAL, place),
+            "carrier",
+            "a board with a data directory needs no carrier",
+        );
+        assert_refused(
+            &carrier(&without(VIRTUAL), "\"overlay\""),
+            "grub-env",
+            "without a data directory the records are in the boot environment",
+        );
+        let text = carrier(&without(&uboot("", "")), "\"overlay\"");
+        Board::parse(&text, "b.toml").expect("the archive is in the overlay");
+        let text = carrier(&without(&uboot("", "")), place);
+        assert!(
+            Board::parse(&text, "b.toml").is_err(),
+            "one carrier for both slots"
+        );
+        let text = carrier(&without(&uboot("", "")), "\"tape\"");
+        assert_refused(
+            &text,
+            "tape",
+            "carrier `tape` is neither \"overlay\" nor a medium",
+        );
+    }
+
+    #[test]
+    fn the_running_slot_is_known_by_what_the_slot_says_or_by_its_name() {
+        let text = changed(
+            "name = \"b\"",
+            "name = \"b\"\nrunning = \"/dev/mmcblk0p17\"",
+        );
+        let board = Board::parse(&text, "b.toml").expect("an optional key");
+        assert_eq!(board.slot_running("a"), Some(Slot::First));
+        assert_eq!(board.slot_running("b"), None);
+        assert_eq!(board.slot_running("/dev/mmcblk0p17"), Some(Slot::Second));
+        let ubi = |mtd: &str| format!("{{ kind = \"ubi\", mtd = \"{mtd}\", volume = \"rootfs\" }}");
+        let text = roots(&ubi("rootfs1"), &ubi("rootfs2"));
+        let text = text.replace("\"cmdline:sysupgrade.slot\"", "\"ubi:0\"");
+        let board = Board::parse(&text, "b.toml").expect("a board with UBI");
+        assert_eq!(board.slot_running("rootfs2"), Some(Slot::Second));
+        assert_eq!(board.slot_running("rootfs"), None);
     }
 }

@@ -14,6 +14,7 @@ use crate::files::{self, FileError, below};
 use crate::flash::{self, Chips, Kernel};
 use crate::install::Parts;
 use crate::machine::Machine;
+use crate::report::printable;
 use crate::slots::Slot;
 use crate::trust::{self, KeysError, Trust};
 
@@ -42,10 +43,12 @@ pub enum SystemError {
     #[error("there is no board file {BOARD_FILE}, and this is not a virtual router")]
     NoBoard,
     /// The running slot is not known.
-    #[error("the kernel command line has no `{key}=` with one of the slots {slots}")]
+    #[error("{looked_at} does not say which of the slots {slots} runs: {found}")]
     RunningSlot {
-        /// What was looked for.
-        key: String,
+        /// Where it should be told.
+        looked_at: String,
+        /// What is there.
+        found: String,
         /// What would have been accepted.
         slots: String,
     },
@@ -131,26 +134,46 @@ fn data(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Result<Data, Syste
 /// The slot that the kernel was started from.
 ///
 /// # Errors
-/// [`SystemError::RunningSlot`] when the command line does not say, or says something else.
+/// [`SystemError::RunningSlot`] when the system does not say, or says something else.
 pub fn running_slot(root: &Path, board: &Board) -> Result<Slot, SystemError> {
-    let Running::CommandLine(key) = &board.boot.running;
-    let line = files::read(&below(root, Path::new("/proc/cmdline")), MAX_COMMAND_LINE)?;
-    let line = String::from_utf8_lossy(&line);
-    // The last mention wins, as for the kernel itself.
-    let value = line
-        .split_whitespace()
-        .rev()
-        .find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-    value
-        .and_then(|name| board.slot_named(name))
-        .ok_or_else(|| SystemError::RunningSlot {
-            key: key.clone(),
-            slots: board
-                .slots
-                .each_ref()
-                .map(|slot| slot.name.clone())
-                .join(", "),
-        })
+    let (looked_at, found) = match &board.boot.running {
+        Running::CommandLine(key) => {
+            let line = files::read(&below(root, Path::new("/proc/cmdline")), MAX_COMMAND_LINE)?;
+            let line = String::from_utf8_lossy(&line);
+            // The last mention wins, as for the kernel itself.
+            let value = line
+                .split_whitespace()
+                .rev()
+                .find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+            let looked_at = format!("the kernel command line, at `{key}=`,");
+            (looked_at, value.map(str::to_owned))
+        }
+        Running::Ubi(number) => {
+            let sys = below(root, Path::new("/sys/class"));
+            let read = |path: PathBuf| {
+                let text = files::read_if_exists(&path, MAX_COMMAND_LINE)?;
+                Ok::<_, FileError>(
+                    text.map(|text| String::from_utf8_lossy(&text).trim().to_owned()),
+                )
+            };
+            let mtd = read(sys.join(format!("ubi/ubi{number}/mtd_num")))?;
+            let name = match mtd {
+                Some(mtd) => read(sys.join(format!("mtd/mtd{mtd}/name")))?,
+                None => None,
+            };
+            (format!("the MTD of UBI device {number}"), name)
+        }
+    };
+    let slot = found.as_deref().and_then(|name| board.slot_running(name));
+    slot.ok_or_else(|| SystemError::RunningSlot {
+        looked_at,
+        found: found.map_or_else(|| "nothing is there".into(), |name| printable(&name)),
+        slots: board
+            .slots
+            .each_ref()
+            .map(|slot| slot.name.clone())
+            .join(", "),
+    })
 }
 
 /// The boot environment; it is opened when it is read or written.
