@@ -1381,8 +1381,8 @@ store = [
         };
         let text = roots(&ubi("ubi", "root-a"), &ubi("ubi", "root-b"));
         Board::parse(&text, "b.toml").expect("two volumes");
-        let text = roots(&ubi("ubi", "root"), &(ubi("ubi", "root") + " # b"));
-        assert_refused(&text, "# b", "ubi ubi:root is not apart from");
+        let text = roots(&ubi("ubi", "root"), &(ubi("ubi", "root") + " # again"));
+        assert_refused(&text, "# again", "ubi ubi:root is not apart from");
         let text = roots(&mtd(0, ""), &ubi("firmware", "root"));
         assert_refused(
             &text,
