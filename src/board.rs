@@ -465,6 +465,13 @@ impl UbiPlace {
             volume: self.volume.clone(),
         }
     }
+
+    /// Names of the volumes that exist beside it while it is replaced by renaming: its successor, and
+    /// then itself under another name.
+    #[must_use]
+    pub fn beside(&self) -> [String; 2] {
+        ["new", "old"].map(|ending| format!("{}-{ending}", self.volume))
+    }
 }
 
 /// Types of UBI volumes.
@@ -737,7 +744,7 @@ impl Board {
         }
         for (index, slot) in self.slots.iter().enumerate() {
             for (name, part) in &slot.parts {
-                claims.push(part.claim(&format!("slot.{index}.parts.{name}"))?);
+                claims.extend(part.claims(&format!("slot.{index}.parts.{name}"))?);
             }
             let at = format!("slot.{index}.overlay");
             match &slot.overlay {
@@ -746,7 +753,7 @@ impl Board {
                 None => {}
             }
             if let Some(Carrier::Medium(medium)) = &slot.carrier {
-                claims.push(medium.claim(&format!("slot.{index}.carrier"))?);
+                claims.extend(medium.claims(&format!("slot.{index}.carrier"))?);
             }
         }
         for (index, (at, claim)) in claims.iter().enumerate() {
@@ -803,7 +810,22 @@ impl Board {
 }
 
 impl Medium {
-    /// What it takes, and the key that says so.
+    /// What it takes, and the keys that say so.
+    fn claims(&self, at: &str) -> Result<Vec<(String, Claim)>, Breach> {
+        let mut claims = vec![self.claim(at)?];
+        if let Self::Ubi(ubi) = self
+            && ubi.replace == Replace::Rename
+        {
+            // Volumes of these names are removed unasked.
+            claims.extend(ubi.beside().map(|volume| {
+                let mtd = ubi.mtd.clone();
+                (format!("{at}.volume"), Claim::Ubi(Volume { mtd, volume }))
+            }));
+        }
+        Ok(claims)
+    }
+
+    /// What it takes by name, and the key that says so.
     fn claim(&self, at: &str) -> Result<(String, Claim), Breach> {
         Ok(match self {
             Self::File(file) => (format!("{at}.path"), Claim::Path(file.path.clone())),
@@ -1245,6 +1267,24 @@ store = [
             let path = to.split('"').nth(1).expect("a path");
             assert_refused(&text, "# here", &format!("{path} is not apart from /"));
         }
+    }
+
+    #[test]
+    fn the_other_names_of_a_volume_that_is_replaced_by_renaming_are_taken_too() {
+        let ubi = |volume: &str, replace: &str| {
+            format!(
+                "{{ kind = \"ubi\", mtd = \"ubi\", volume = \"{volume}\", replace = \"{replace}\" }}"
+            )
+        };
+        let root = |slot: &str| format!("{{ kind = \"file\", path = \"/flash/root-{slot}\" }}");
+        for (other, replace) in [("root-new", "in-place"), ("root-old", "rename")] {
+            let text = changed(&root("a"), &ubi("root", "rename"));
+            let text = text.replace(&root("b"), &ubi(other, replace));
+            assert_refused(&text, other, &format!("ubi ubi:{other} is not apart from "));
+        }
+        let text = changed(&root("a"), &ubi("root", "in-place"));
+        let text = text.replace(&root("b"), &ubi("root-new", "in-place"));
+        Board::parse(&text, "b.toml").expect("nothing is renamed");
     }
 
     #[test]
