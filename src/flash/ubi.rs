@@ -1,9 +1,31 @@
 //! UBI volumes.
+//!
+//! UBI spreads wear, replaces bad blocks and keeps the bytes of a volume whole; what is left is in
+//! which order to ask it. A part is written in one of three ways:
+//!
+//! ```text
+//! volume                    how                                        after a cut on the way
+//! dynamic                   block by block, each at one instant,       a mixture of old and new blocks,
+//!                           only those that differ                     each of them whole
+//! static, or damaged        update, as a whole                         damaged, until it is written again
+//! replaced by renaming      NAME-new is written and read back,         NAME is the old volume, or the new
+//!                           takes the name at one instant,             one: always a whole one
+//!                           and NAME-old is removed
+//! ```
+//!
+//! The first two are for a slot that cannot be booted meanwhile. To change a block costs no more than
+//! to update: UBI writes the new content to a free erase block and erases the old one, in both cases.
+//!
+//! `NAME-new` and `NAME-old` that a cut has left are removed before the next write, except when NAME
+//! itself is damaged: then they go last, since one of them may be the only whole volume.
 
 use std::io::{self, Read, Write};
 
+use rustix::io::Errno;
+
 use super::{Device, FlashError, Written};
-use crate::board::{UbiPlace, VolumeType};
+use crate::board::{Replace, UbiPlace, Volume, VolumeType};
+use crate::digest::{Digest, Hasher, Hashing};
 
 /// An attached UBI device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,32 +142,408 @@ pub trait RawUbi {
 pub struct UbiDevice {
     raw: Box<dyn RawUbi>,
     place: UbiPlace,
+    capacity: u64,
+}
+
+/// What comes before the content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Nothing: the volume is as it has to be.
+    AsItIs,
+    /// The volume is made larger.
+    Grown,
+    /// The volume is made.
+    Created,
+    /// A second volume is made, that takes the place of the first.
+    Beside,
 }
 
 impl UbiDevice {
-    /// Looks at the volume, and whether it can be made or made larger if need be.
+    /// Looks at the volume, and whether it can be made or made larger if need be. Nothing is changed.
+    ///
+    /// A volume that cannot be made as large as the board file wants it is taken as it is: the image may
+    /// fit all the same.
     ///
     /// # Errors
-    /// When it cannot.
+    /// When it is missing and cannot be made, when there is no room for a second one that is to take
+    /// its name, or when UBI is read-only.
     pub fn new(raw: Box<dyn RawUbi>, place: &UbiPlace) -> Result<Self, FlashError> {
-        Ok(Self {
+        let mut device = Self {
             raw,
             place: place.clone(),
+            capacity: 0,
+        };
+        (_, device.capacity) = device.outlook()?;
+        Ok(device)
+    }
+
+    /// How the volume will be written, and how long an image it will take.
+    fn outlook(&mut self) -> Result<(Way, u64), FlashError> {
+        let name = self.place.volume.clone();
+        let info = self.raw.info();
+        let info = info.map_err(self.refused(&name, "UBI tells nothing of itself"))?;
+        if !info.writable {
+            return Err(self.unusable(&name, "UBI is read-only there"));
+        }
+        let volume = self.volume(&name)?;
+        let mut leftovers = Vec::new();
+        if self.place.replace == Replace::Rename {
+            for name in self.place.beside() {
+                leftovers.extend(self.volume(&name)?);
+            }
+        }
+        let room = |blocks| u64::from(blocks) * u64::from(info.leb_size);
+        match (volume, self.place.size) {
+            (Some(volume), size) if self.place.replace == Replace::Rename && !volume.damaged => {
+                let reserved = leftovers.iter().map(|volume| u64::from(volume.reserved));
+                let free = u64::from(info.available) + reserved.sum::<u64>();
+                let blocks = blocks(size.unwrap_or(volume.capacity()), info.leb_size);
+                if blocks > free {
+                    let problem = format!(
+                        "a second volume of {} bytes has to have room beside it, {} are available",
+                        blocks * u64::from(info.leb_size),
+                        free * u64::from(info.leb_size)
+                    );
+                    return Err(self.unusable(&name, problem));
+                }
+                Ok((Way::Beside, blocks * u64::from(info.leb_size)))
+            }
+            (Some(volume), size) => {
+                let wanted = blocks(size.unwrap_or_default(), volume.usable_leb_size);
+                let reserved = u64::from(volume.reserved);
+                if (reserved + 1..=reserved + u64::from(info.available)).contains(&wanted) {
+                    Ok((Way::Grown, wanted * u64::from(volume.usable_leb_size)))
+                } else {
+                    Ok((Way::AsItIs, volume.capacity()))
+                }
+            }
+            (None, _) if !leftovers.is_empty() => {
+                let names = leftovers.iter().map(|volume| volume.name.as_str());
+                let names: Vec<_> = names.collect();
+                let problem = format!(
+                    "it is missing, and there is {}: give the good one its name back",
+                    names.join(" and ")
+                );
+                Err(self.unusable(&name, problem))
+            }
+            (None, None) => Err(FlashError::NotFound {
+                name: self.named(&name),
+                problem: "there is no such volume; make it, or give it a `size` in the board file"
+                    .to_owned(),
+            }),
+            (None, Some(size)) => {
+                let capacity = blocks(size, info.leb_size) * u64::from(info.leb_size);
+                // Once it is made there has to be room for its successor.
+                let need = match self.place.replace {
+                    Replace::InPlace => capacity,
+                    Replace::Rename => capacity.saturating_mul(2),
+                };
+                if need > room(info.available) {
+                    let problem = format!(
+                        "it is missing, and to make it takes {need} bytes, {} are available",
+                        room(info.available)
+                    );
+                    return Err(self.unusable(&name, problem));
+                }
+                Ok((Way::Created, capacity))
+            }
+        }
+    }
+
+    /// Writes the volume itself.
+    fn write_in_place(&mut self, source: &mut dyn Read, len: u64) -> Result<Written, FlashError> {
+        let name = self.place.volume.clone();
+        match self.volume(&name)? {
+            Some(volume) if volume.volume_type == VolumeType::Dynamic && !volume.damaged => {
+                self.change_blocks(&volume, source, len)
+            }
+            Some(volume) => self.update(&volume, source, len),
+            None => Err(self.unusable(&name, "it has gone away")),
+        }
+    }
+
+    /// Changes the blocks of a dynamic volume that differ. What follows the image in its last block is
+    /// not looked at, and is lost if that block differs; what follows in further blocks stays.
+    fn change_blocks(
+        &mut self,
+        volume: &VolumeInfo,
+        source: &mut dyn Read,
+        len: u64,
+    ) -> Result<Written, FlashError> {
+        let name = &volume.name;
+        let mut new = vec![0; volume.usable_leb_size as usize];
+        let mut old = new.clone();
+        let mut result = Written::default();
+        let (mut block, mut offset) = (0, 0);
+        while offset < len {
+            let count = usize::try_from(len - offset).map_or(new.len(), |rest| rest.min(new.len()));
+            let (new, old) = (&mut new[..count], &mut old[..count]);
+            source.read_exact(new).map_err(FlashError::Source)?;
+            let same = match self.raw.read(name, offset, old) {
+                Ok(()) => new == old,
+                // What has faded is cured by writing it.
+                Err(error) if is_uncorrectable(&error) => false,
+                Err(error) => return Err(self.failed("read", name, offset)(error)),
+            };
+            result.read += count as u64;
+            if same {
+                result.unchanged += count as u64;
+            } else {
+                let change = self.raw.change_block(name, block, new);
+                change.map_err(self.failed("write", name, offset))?;
+                result.written += count as u64;
+                result.erased += 1;
+            }
+            block += 1;
+            offset += count as u64;
+        }
+        Ok(result)
+    }
+
+    /// Replaces the content of a volume as a whole.
+    fn update(
+        &mut self,
+        volume: &VolumeInfo,
+        source: &mut dyn Read,
+        len: u64,
+    ) -> Result<Written, FlashError> {
+        let updated = self.raw.update(&volume.name, len, source);
+        updated
+            .map_err(self.failed("write", &volume.name, 0))?
+            .map_err(FlashError::Source)?;
+        Ok(Written {
+            written: len,
+            erased: blocks(len, volume.usable_leb_size),
+            ..Written::default()
         })
     }
+
+    /// Writes a second volume, looks whether it is right, and gives it the name of the first. Until the
+    /// name changes hands the first volume is as it was.
+    fn write_beside(
+        &mut self,
+        source: &mut dyn Read,
+        len: u64,
+        room: u64,
+    ) -> Result<Written, FlashError> {
+        let name = self.place.volume.clone();
+        let [new, old] = self.place.beside();
+        self.remove_leftovers()?;
+        let created = self.raw.create(&new, self.place.volume_type, room);
+        created.map_err(self.refused(&new, "it cannot be made"))?;
+        let Some(volume) = self.volume(&new)? else {
+            return Err(self.unusable(&new, "it has gone away"));
+        };
+        let mut source = Hashing::new(source);
+        let mut written = self.update(&volume, &mut source, len)?;
+        let (_, _, expected) = source.finish();
+        let mut found = Hasher::new();
+        self.copy(&new, len, &mut found)?;
+        written.read += len;
+        if found.finish() != expected {
+            let source = io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it does not hold what was written",
+            );
+            return Err(self.failed("verify", &new, 0)(source));
+        }
+        let renamed = self.raw.rename(&[(&name, &old), (&new, &name)]);
+        renamed.map_err(self.refused(&name, "its successor cannot take its name"))?;
+        self.remove(&old)?;
+        Ok(written)
+    }
+
+    /// Removes what an earlier replacement has left.
+    fn remove_leftovers(&mut self) -> Result<(), FlashError> {
+        for name in self.place.beside() {
+            if self.volume(&name)?.is_some() {
+                self.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> Result<(), FlashError> {
+        self.release_block_device(name)?;
+        let removed = self.raw.remove(name);
+        removed.map_err(self.refused(name, "it cannot be removed"))
+    }
+
+    fn release_block_device(&mut self, name: &str) -> Result<(), FlashError> {
+        let released = self.raw.release_block_device(name);
+        released.map_err(self.refused(name, "its block device cannot be taken away"))
+    }
+
+    /// Copies the first `len` bytes of a volume.
+    fn copy(&mut self, name: &str, len: u64, sink: &mut dyn Write) -> Result<(), FlashError> {
+        let Some(volume) = self.volume(name)? else {
+            return Err(self.unusable(name, "it has gone away"));
+        };
+        if len > volume.data_bytes {
+            return Err(self.too_large(volume.data_bytes, len));
+        }
+        let mut bytes = vec![0; volume.usable_leb_size as usize];
+        let mut offset = 0;
+        while offset < len {
+            let rest = usize::try_from(len - offset);
+            let count = rest.map_or(bytes.len(), |rest| rest.min(bytes.len()));
+            let read = self.raw.read(name, offset, &mut bytes[..count]);
+            read.map_err(self.failed("read", name, offset))?;
+            sink.write_all(&bytes[..count])
+                .map_err(FlashError::Source)?;
+            offset += count as u64;
+        }
+        Ok(())
+    }
+
+    fn volume(&mut self, name: &str) -> Result<Option<VolumeInfo>, FlashError> {
+        let found = self.raw.volume(name);
+        found.map_err(self.refused(name, "UBI tells nothing of it"))
+    }
+
+    fn named(&self, volume: &str) -> String {
+        Volume {
+            mtd: self.place.mtd.clone(),
+            volume: volume.to_owned(),
+        }
+        .to_string()
+    }
+
+    fn unusable(&self, volume: &str, problem: impl Into<String>) -> FlashError {
+        FlashError::Unusable {
+            name: self.named(volume),
+            problem: problem.into(),
+            source: None,
+        }
+    }
+
+    fn too_large(&self, capacity: u64, len: u64) -> FlashError {
+        FlashError::TooLarge {
+            name: self.named(&self.place.volume),
+            capacity,
+            len,
+        }
+    }
+
+    /// For `map_err`, of what concerns a volume as a whole.
+    fn refused(
+        &self,
+        volume: &str,
+        problem: &'static str,
+    ) -> impl FnOnce(io::Error) -> FlashError + use<> {
+        let name = self.named(volume);
+        move |source| FlashError::Unusable {
+            name,
+            problem: known_problem(&source).unwrap_or(problem).to_owned(),
+            source: Some(source),
+        }
+    }
+
+    /// For `map_err`, of what concerns bytes from `offset` of a volume on.
+    fn failed(
+        &self,
+        verb: &'static str,
+        volume: &str,
+        offset: u64,
+    ) -> impl FnOnce(io::Error) -> FlashError + use<> {
+        let name = self.named(volume);
+        move |source| match known_problem(&source) {
+            Some(problem) => FlashError::Unusable {
+                name,
+                problem: problem.to_owned(),
+                source: Some(source),
+            },
+            None => FlashError::Flash {
+                verb,
+                name,
+                offset,
+                source,
+            },
+        }
+    }
+}
+
+/// What the driver says of a volume in words that lead on.
+fn known_problem(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::ResourceBusy => Some("it is in use (mounted?)"),
+        io::ErrorKind::ReadOnlyFilesystem => {
+            Some("UBI has turned read-only, as it does when the flash fails")
+        }
+        _ => None,
+    }
+}
+
+/// Bits have faded that the chip cannot correct, or the checksum of a static volume is wrong.
+fn is_uncorrectable(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::BADMSG.raw_os_error())
+}
+
+/// Blocks that so many bytes take.
+fn blocks(bytes: u64, block_size: u32) -> u64 {
+    bytes.div_ceil(u64::from(block_size).max(1))
 }
 
 impl Device for UbiDevice {
     fn capacity(&self) -> u64 {
-        self.place.size.unwrap_or_default()
+        self.capacity
     }
 
-    fn write_image(&mut self, _: &mut dyn Read, _: u64) -> Result<Written, FlashError> {
-        let _ = &self.raw;
-        Ok(Written::default())
+    /// Asked of static volumes, and of those that are replaced by renaming; damaged ones hold nothing.
+    fn holds(&mut self, len: u64, digest: &Digest) -> Result<bool, FlashError> {
+        let name = self.place.volume.clone();
+        let candidate = self.volume(&name)?.is_some_and(|volume| {
+            let length_fits = match volume.volume_type {
+                VolumeType::Static => len == volume.data_bytes,
+                VolumeType::Dynamic => {
+                    self.place.replace == Replace::Rename && len <= volume.data_bytes
+                }
+            };
+            length_fits && !volume.damaged
+        });
+        if !candidate {
+            return Ok(false);
+        }
+        let mut hasher = Hasher::new();
+        match self.copy(&name, len, &mut hasher) {
+            Ok(()) => Ok(hasher.finish() == *digest),
+            // To write it again is the cure.
+            Err(FlashError::Flash { source, .. }) if is_uncorrectable(&source) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
-    fn read_image(&mut self, _: u64, _: &mut dyn Write) -> Result<(), FlashError> {
-        Ok(())
+    fn write_image(&mut self, source: &mut dyn Read, len: u64) -> Result<Written, FlashError> {
+        let (way, capacity) = self.outlook()?;
+        if len > capacity {
+            return Err(self.too_large(capacity, len));
+        }
+        let name = self.place.volume.clone();
+        // The first thing that is tried, since it fails while somebody uses the volume.
+        if way != Way::Created {
+            self.release_block_device(&name)?;
+        }
+        match way {
+            Way::Beside => return self.write_beside(source, len, capacity),
+            Way::Created => {
+                let created = self.raw.create(&name, self.place.volume_type, capacity);
+                created.map_err(self.refused(&name, "it cannot be made"))?;
+            }
+            Way::Grown => {
+                let resized = self.raw.resize(&name, capacity);
+                resized.map_err(self.refused(&name, "it cannot be made larger"))?;
+            }
+            Way::AsItIs => {}
+        }
+        let written = self.write_in_place(source, len)?;
+        if self.place.replace == Replace::Rename {
+            self.remove_leftovers()?;
+        }
+        Ok(written)
+    }
+
+    fn read_image(&mut self, len: u64, sink: &mut dyn Write) -> Result<(), FlashError> {
+        let name = self.place.volume.clone();
+        self.copy(&name, len, sink)
     }
 }
