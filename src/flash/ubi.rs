@@ -183,7 +183,8 @@ impl UbiDevice {
         let info = self.raw.info();
         let info = info.map_err(self.refused(&name, "UBI tells nothing of itself"))?;
         if !info.writable {
-            return Err(self.unusable(&name, "UBI is read-only there"));
+            let name = self.named(&name);
+            return Err(FlashError::ReadOnly { name });
         }
         let volume = self.volume(&name)?;
         let mut leftovers = Vec::new();
@@ -197,12 +198,14 @@ impl UbiDevice {
             (Some(volume), size) if self.place.replace == Replace::Rename && !volume.damaged => {
                 let reserved = leftovers.iter().map(|volume| u64::from(volume.reserved));
                 let free = u64::from(info.available) + reserved.sum::<u64>();
+                // Both must have room now, and the next time, too.
+                let most = free.min((free + u64::from(volume.reserved)) / 2);
                 let blocks = blocks(size.unwrap_or(volume.capacity()), info.leb_size);
-                if blocks > free {
+                if blocks > most {
                     let problem = format!(
-                        "a second volume of {} bytes has to have room beside it, {} are available",
+                        "to be replaced it needs a second volume of {} bytes beside it, there is room for {}",
                         blocks * u64::from(info.leb_size),
-                        free * u64::from(info.leb_size)
+                        most * u64::from(info.leb_size)
                     );
                     return Err(self.unusable(&name, problem));
                 }
@@ -432,10 +435,14 @@ impl UbiDevice {
         problem: &'static str,
     ) -> impl FnOnce(io::Error) -> FlashError + use<> {
         let name = self.named(volume);
-        move |source| FlashError::Unusable {
-            name,
-            problem: known_problem(&source).unwrap_or(problem).to_owned(),
-            source: Some(source),
+        move |source| match source.kind() {
+            io::ErrorKind::ResourceBusy => busy(name, source),
+            io::ErrorKind::ReadOnlyFilesystem => FlashError::ReadOnly { name },
+            _ => FlashError::Unusable {
+                name,
+                problem: problem.to_owned(),
+                source: Some(source),
+            },
         }
     }
 
@@ -447,13 +454,9 @@ impl UbiDevice {
         offset: u64,
     ) -> impl FnOnce(io::Error) -> FlashError + use<> {
         let name = self.named(volume);
-        move |source| match known_problem(&source) {
-            Some(problem) => FlashError::Unusable {
-                name,
-                problem: problem.to_owned(),
-                source: Some(source),
-            },
-            None => FlashError::Flash {
+        move |source| match source.kind() {
+            io::ErrorKind::ResourceBusy => busy(name, source),
+            _ => FlashError::Flash {
                 verb,
                 name,
                 offset,
@@ -463,14 +466,10 @@ impl UbiDevice {
     }
 }
 
-/// What the driver says of a volume in words that lead on.
-fn known_problem(error: &io::Error) -> Option<&'static str> {
-    match error.kind() {
-        io::ErrorKind::ResourceBusy => Some("it is in use (mounted?)"),
-        io::ErrorKind::ReadOnlyFilesystem => {
-            Some("UBI has turned read-only, as it does when the flash fails")
-        }
-        _ => None,
+fn busy(name: String, source: io::Error) -> FlashError {
+    FlashError::Busy {
+        name,
+        source: Some(source),
     }
 }
 
