@@ -1,4 +1,5 @@
-//! System calls that neither std nor rustix wraps. The only unsafe code of the crate.
+//! What neither std nor rustix has of the kernel: some requests to devices, and a few numbers. The only
+//! unsafe code of the crate.
 #![allow(unsafe_code, reason = "this file is where it lives")]
 
 use std::fs::File;
@@ -32,4 +33,36 @@ pub fn start_writeback(file: &File, offset: u64, len: u64) {
     let _ = unsafe {
         libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
     };
+}
+
+/// The most memory this process has had resident, in bytes; `None` where `/proc` is not mounted.
+///
+/// `getrusage` would not do: its `ru_maxrss` begins with what the process had before `execve`, which is
+/// the memory of the web server or the shell that started it.
+#[must_use]
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peak_memory_grows_by_what_was_touched_and_does_not_shrink_again() {
+        let before = peak_memory().expect("/proc is mounted");
+        let touched = vec![1_u8; 64 << 20];
+        assert!(touched.iter().all(|byte| *byte == 1));
+        drop(touched);
+        let after = peak_memory().expect("/proc is mounted");
+        assert!(
+            after >= before + (60 << 20),
+            "{before} before, {after} after"
+        );
+    }
 }
