@@ -1,5 +1,8 @@
 //! Raw flash as Linux has it: MTD character devices, UBI, and what sysfs tells of them.
 
+mod mtd;
+mod sysfs;
+
 use std::path::{Path, PathBuf};
 
 use super::mtd::RawMtd;
@@ -25,10 +28,7 @@ impl Kernel {
 
 impl Chips for Kernel {
     fn mtd(&self, name: &str) -> Result<Box<dyn RawMtd>, FlashError> {
-        Err(FlashError::NotFound {
-            name: format!("mtd {name}"),
-            problem: format!("not below {}", self.root.display()),
-        })
+        Ok(Box::new(mtd::KernelMtd::open(&self.root, name)?))
     }
 
     fn ubi(&self, mtd: &str) -> Result<Box<dyn RawUbi>, FlashError> {
