@@ -2,13 +2,22 @@
 
 mod mtd;
 mod sysfs;
+mod ubi;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use rustix::mount::MountFlags;
 
 use super::mtd::RawMtd;
 use super::ubi::RawUbi;
 use super::{Chips, FlashError};
 use crate::board::Volume;
+use crate::files::{self, FileError, below};
+
+/// Where volumes are mounted.
+const MOUNTS: &str = "/run/sysupgrade-rs/mnt";
 
 /// The MTDs and UBI devices of this machine.
 #[derive(Clone, Debug)]
@@ -32,16 +41,45 @@ impl Chips for Kernel {
     }
 
     fn ubi(&self, mtd: &str) -> Result<Box<dyn RawUbi>, FlashError> {
-        Err(FlashError::NotFound {
-            name: format!("mtd {mtd}"),
-            problem: format!("not below {}", self.root.display()),
-        })
+        Ok(Box::new(ubi::KernelUbi::attach(&self.root, mtd)?))
     }
 
+    /// At a directory of its own, named as its node: a volume keeps its number as long as it is mounted,
+    /// so what is mounted there is this volume.
     fn mount(&self, volume: &Volume) -> Result<PathBuf, FlashError> {
-        Err(FlashError::NotFound {
+        let unusable = |problem: &str, source: io::Error| FlashError::Unusable {
             name: volume.to_string(),
-            problem: format!("not below {}", self.root.display()),
-        })
+            problem: problem.to_owned(),
+            source: Some(source),
+        };
+        let looked_up = |source| unusable("cannot be looked up", source);
+        let mut ubi = ubi::KernelUbi::attach(&self.root, &volume.mtd)?;
+        let Some(entry) = ubi.find(&volume.volume).map_err(looked_up)? else {
+            let names = ubi.names().map_err(looked_up)?;
+            return Err(FlashError::NotFound {
+                name: volume.to_string(),
+                problem: match names.as_slice() {
+                    [] => "there is no volume at all".to_owned(),
+                    _ => format!("there are only the volumes {}", names.join(", ")),
+                },
+            });
+        };
+        let above = below(&self.root, Path::new(MOUNTS));
+        let point = above.join(&entry.name);
+        files::make_dirs(&point, 0o700)?;
+        let device_of = |path: &Path| {
+            fs::metadata(path)
+                .map(|metadata| metadata.dev())
+                .map_err(FileError::at("look at", path))
+        };
+        if device_of(&point)? != device_of(&above)? {
+            return Ok(point);
+        }
+        // Nothing on it is a program or a device, and to note when a file was read would wear the flash.
+        let flags =
+            MountFlags::NOATIME | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOSUID;
+        rustix::mount::mount(entry.name.as_str(), &point, "ubifs", flags, None)
+            .map_err(|error| unusable("cannot be mounted as ubifs", error.into()))?;
+        Ok(point)
     }
 }

@@ -47,33 +47,35 @@ impl Mtd {
                 problem,
             })
         };
-        let entries = Entry::all(root, "mtd", |entry| number_of(entry, "mtd").is_some())?;
-        let mut names = Vec::new();
+        let mut others = Vec::new();
         let mut found = Vec::new();
-        for entry in entries {
+        for entry in Entry::all(root, "mtd", |entry| number_of(entry, "mtd").is_some())? {
             let its_name = entry.text("name")?;
             if its_name == name {
                 found.push(entry);
             } else {
-                names.push(its_name);
+                others.push(its_name);
             }
         }
-        match found.as_slice() {
-            [entry] => Ok(Self {
+        if found.len() > 1 {
+            let numbers: Vec<&str> = found.iter().map(|entry| &*entry.name).collect();
+            return not_found(format!("{} have this name", numbers.join(" and ")));
+        }
+        if let Some(entry) = found.pop()
+            && let Some(number) = number_of(&entry.name, "mtd")
+        {
+            return Ok(Self {
                 root: root.to_owned(),
-                entry: entry.clone(),
-                number: number_of(&entry.name, "mtd").expect("those without were left out"),
-            }),
-            [] if names.is_empty() => not_found("this system has no mtd at all".to_owned()),
-            [] => {
-                names.sort();
-                not_found(format!("there are only {}", names.join(", ")))
-            }
-            several => {
-                let numbers: Vec<&str> = several.iter().map(|entry| &*entry.name).collect();
-                not_found(format!("{} have this name", numbers.join(" and ")))
-            }
+                entry,
+                number,
+            });
         }
+        others.sort();
+        not_found(if others.is_empty() {
+            "this system has no mtd at all".to_owned()
+        } else {
+            format!("there are only {}", others.join(", "))
+        })
     }
 
     /// Its shape. Sizes come from sysfs, since `MEMGETINFO` has 32 bits for them.
@@ -183,7 +185,7 @@ impl KernelMtd {
         if let Some(user) = self.mtd.user().map_err(io_error)? {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, user));
         }
-        self.device = self.mtd.entry.open(true).map_err(io_error)?;
+        self.device = self.mtd.entry.open(true).map_err(|error| error.source)?;
         self.writing = true;
         Ok(())
     }

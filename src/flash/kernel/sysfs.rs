@@ -52,21 +52,19 @@ impl Entry {
     /// An attribute, without the newline that the kernel ends it with. Nothing else is trimmed: names may
     /// begin and end with spaces.
     pub(super) fn text(&self, attribute: &str) -> files::Result<String> {
-        let path = self.dir.join(attribute);
-        let bytes = files::read(&path, MAX_ATTRIBUTE)?;
-        let text = String::from_utf8(bytes).map_err(|_| invalid(&path, "not text"))?;
-        Ok(text.strip_suffix('\n').map_or(text.clone(), str::to_owned))
+        let bytes = files::read(&self.dir.join(attribute), MAX_ATTRIBUTE)?;
+        let mut text = String::from_utf8(bytes).map_err(|_| self.invalid(attribute, "not text"))?;
+        if text.ends_with('\n') {
+            text.pop();
+        }
+        Ok(text)
     }
 
     /// An attribute that is a decimal number.
     pub(super) fn number<T: FromStr>(&self, attribute: &str) -> files::Result<T> {
         let text = self.text(attribute)?;
-        text.parse().map_err(|_| {
-            invalid(
-                &self.dir.join(attribute),
-                &format!("not a number that can be: {text:?}"),
-            )
-        })
+        text.parse()
+            .map_err(|_| self.invalid(attribute, &format!("no number that fits: {text:?}")))
     }
 
     /// An attribute that is a hexadecimal number with `0x` before it.
@@ -74,12 +72,13 @@ impl Entry {
         let text = self.text(attribute)?;
         text.strip_prefix("0x")
             .and_then(|digits| u32::from_str_radix(digits, 16).ok())
-            .ok_or_else(|| {
-                invalid(
-                    &self.dir.join(attribute),
-                    &format!("not a hexadecimal number: {text:?}"),
-                )
-            })
+            .ok_or_else(|| self.invalid(attribute, &format!("no hexadecimal number: {text:?}")))
+    }
+
+    /// The error of an attribute that says what it cannot say.
+    pub(super) fn invalid(&self, attribute: &str, problem: &str) -> FileError {
+        let problem = io::Error::new(io::ErrorKind::InvalidData, problem);
+        FileError::at("understand", &self.dir.join(attribute))(problem)
     }
 
     /// Opens its node, if it is the node of this very device. devtmpfs makes and removes nodes together
@@ -111,11 +110,7 @@ impl Entry {
     }
 }
 
-fn invalid(path: &Path, problem: &str) -> FileError {
-    FileError::at("understand", path)(io::Error::new(io::ErrorKind::InvalidData, problem))
-}
-
-/// The number in a device's name: 3 of `mtd3`. `mtd3ro` has none.
+/// The number in a device's name: 3 of `mtd3`. Neither `mtd3ro` nor `ubi0_2` is a prefix and a number.
 pub(super) fn number_of(name: &str, prefix: &str) -> Option<i32> {
     let digits = name.strip_prefix(prefix)?;
     // `+3` would parse, too.
