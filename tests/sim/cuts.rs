@@ -1,4 +1,7 @@
-//! Where power is cut, and what the medium may hold then.
+//! Where power is cut, and what disk and flash may hold then.
+//!
+//! Files and chips share one order of operations, and one cut: an operation on a chip is torn while
+//! files wait in the cache, and files are lost while the chips are as they are.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -6,6 +9,7 @@ use std::path::Path;
 
 use sysupgrade_rs::files::trace::Op;
 
+use super::chips::{ChipsState, Operation};
 use super::disk::{Disk, Loss};
 use super::{Random, SECTOR};
 use crate::world::snapshot::Snapshot;
@@ -17,7 +21,7 @@ const SMALL_WRITE: usize = 1024;
 /// How often chance decides, per operation.
 const RANDOM_LOSSES: usize = 6;
 
-/// A disk that a cut left behind.
+/// What a cut left behind.
 pub struct Crash {
     /// The operation that was cut; after the end, their number.
     pub operation: usize,
@@ -25,8 +29,21 @@ pub struct Crash {
     pub after_the_end: bool,
     /// How it came about, for messages.
     pub story: String,
-    /// What the next boot finds.
+    /// The disk that the next boot finds.
     pub disk: Snapshot,
+    /// The flash that it finds.
+    pub chips: ChipsState,
+}
+
+/// A recorded run: what there was when it began, and what it did.
+pub struct Run<'a> {
+    /// Paths of operations begin with this.
+    pub root: &'a Path,
+    pub disk: &'a Snapshot,
+    pub log: &'a [Op],
+    pub chips: &'a ChipsState,
+    /// What the numbers in `log` that belong to chips mean.
+    pub chips_log: &'a [Operation],
 }
 
 /// How much of the operation that is cut came to be.
@@ -41,33 +58,137 @@ enum Tear {
 /// Every disk that a cut in `log` (run on a disk that held `start`) may leave behind, each once; and
 /// the number of cuts that led to them.
 pub fn cuts(root: &Path, start: &Snapshot, log: &[Op], random: &mut Random) -> (Vec<Crash>, usize) {
-    let mut seen = HashSet::new();
-    let mut crashes = Vec::new();
-    let mut count = 0;
-    let mut disk = Disk::new(root, start);
-    for done in 0..=log.len() {
-        let op = log.get(done);
-        let mut add = |how: fmt::Arguments<'_>, content: Snapshot| {
-            count += 1;
-            // After its end the run has promised something: look at those disks again.
-            let after_the_end = op.is_none();
-            if seen.insert((after_the_end, content.fingerprint())) {
-                let story = match op {
-                    Some(op) => format!(
-                        "cut in operation {done} of {}, {}; {how}",
-                        log.len(),
-                        Brief { op, root }
-                    ),
-                    None => format!("cut after all {} operations; {how}", log.len()),
-                };
-                crashes.push(Crash {
-                    operation: done,
-                    after_the_end,
-                    story,
-                    disk: content,
-                });
-            }
+    let run = Run {
+        root,
+        disk: start,
+        log,
+        chips: &ChipsState::default(),
+        chips_log: &[],
+    };
+    run.cuts(random)
+}
+
+impl Run<'_> {
+    /// Everything that a cut in it may leave behind, each once; and the number of cuts that led there.
+    pub fn cuts(&self, random: &mut Random) -> (Vec<Crash>, usize) {
+        let mut seen = Seen {
+            run: self,
+            fingerprints: HashSet::new(),
+            crashes: Vec::new(),
+            count: 0,
         };
+        let mut disk = Disk::new(self.root, self.disk);
+        let mut chips = self.chips.clone();
+        for done in 0..=self.log.len() {
+            let op = self.log.get(done);
+            match op {
+                Some(Op::Elsewhere(number)) => {
+                    let op = &self.chips_log[at(*number)];
+                    seen.cuts_of_chips(done, op, &disk, &chips, random);
+                    chips.apply(op);
+                }
+                _ => seen.cuts_of_files(done, op, &disk, &chips, random),
+            }
+            if let Some(op) = op {
+                disk.apply(op);
+            }
+        }
+        (seen.crashes, seen.count)
+    }
+
+    /// Disk and flash when all of it is done and has landed: what the run, too, has to have found.
+    pub fn end(&self) -> (Snapshot, ChipsState) {
+        let mut disk = Disk::new(self.root, self.disk);
+        let mut chips = self.chips.clone();
+        for op in self.log {
+            disk.apply(op);
+            if let Op::Elsewhere(number) = op {
+                chips.apply(&self.chips_log[at(*number)]);
+            }
+        }
+        (disk.live(), chips)
+    }
+}
+
+fn at(number: u64) -> usize {
+    usize::try_from(number).expect("an index")
+}
+
+/// What was found so far.
+struct Seen<'a> {
+    run: &'a Run<'a>,
+    fingerprints: HashSet<(bool, u64, u64)>,
+    crashes: Vec<Crash>,
+    count: usize,
+}
+
+impl Seen<'_> {
+    fn add(&mut self, done: usize, how: fmt::Arguments<'_>, disk: Snapshot, chips: &ChipsState) {
+        self.count += 1;
+        let Run {
+            root,
+            log,
+            chips_log,
+            ..
+        } = *self.run;
+        // After its end the run has promised something: look at those disks again.
+        let after_the_end = done == log.len();
+        let fingerprint = (after_the_end, disk.fingerprint(), chips.fingerprint());
+        if !self.fingerprints.insert(fingerprint) {
+            return;
+        }
+        let total = log.len();
+        let story = match log.get(done) {
+            Some(Op::Elsewhere(number)) => {
+                let op = &chips_log[at(*number)];
+                format!("cut in operation {done} of {total}, {op}; {how}")
+            }
+            Some(op) => {
+                let op = Brief { op, root };
+                format!("cut in operation {done} of {total}, {op}; {how}")
+            }
+            None => format!("cut after all {total} operations; {how}"),
+        };
+        self.crashes.push(Crash {
+            operation: done,
+            after_the_end,
+            story,
+            disk,
+            chips: chips.clone(),
+        });
+    }
+
+    /// Cuts in an operation on a chip, and before it. What comes after it is before the next one.
+    fn cuts_of_chips(
+        &mut self,
+        done: usize,
+        op: &Operation,
+        disk: &Disk,
+        chips: &ChipsState,
+        random: &mut Random,
+    ) {
+        let mut states = vec![("nothing of it landed".to_owned(), chips.clone())];
+        states.append(&mut chips.torn(op, random));
+        for (how, state) in states {
+            for (loss, lost) in [
+                (Loss::Nothing, "files landed"),
+                (Loss::Everything, "what was not synced of files is lost"),
+            ] {
+                let disk = disk.crash(loss);
+                self.add(done, format_args!("{how}; {lost}"), disk, &state);
+            }
+        }
+    }
+
+    /// Cuts in an operation on a file, or after the last operation.
+    fn cuts_of_files(
+        &mut self,
+        done: usize,
+        op: Option<&Op>,
+        disk: &Disk,
+        chips: &ChipsState,
+        random: &mut Random,
+    ) {
         if let Some(Op::Write { path, offset, data }) = op {
             for tear in tears(*offset, data, disk.live_data(path)) {
                 let (from, part) = match tear {
@@ -82,9 +203,11 @@ pub fn cuts(root: &Path, start: &Snapshot, log: &[Op], random: &mut Random) -> (
                 let mut with_tear = disk.clone();
                 with_tear.apply(&torn);
                 let range = from..from + part.len();
-                add(
+                self.add(
+                    done,
                     format_args!("bytes {range:?} of it landed, and all before"),
                     with_tear.crash(Loss::Nothing),
+                    chips,
                 );
             }
         }
@@ -105,7 +228,7 @@ pub fn cuts(root: &Path, start: &Snapshot, log: &[Op], random: &mut Random) -> (
             ),
         ];
         for (loss, how) in losses {
-            add(format_args!("{how}"), disk.crash(loss));
+            self.add(done, format_args!("{how}"), disk.crash(loss), chips);
         }
         // A sync that is cut lands a part of what it was to land, and that is chance's work, too.
         let mut asked = disk.clone();
@@ -117,16 +240,14 @@ pub fn cuts(root: &Path, start: &Snapshot, log: &[Op], random: &mut Random) -> (
         for _ in 0..RANDOM_LOSSES {
             let seed = random.next();
             let landed = asked.crash(Loss::Random(Random(seed)));
-            add(
+            self.add(
+                done,
                 format_args!("by chance {seed:#x} a part of it and of what was not synced landed"),
                 landed,
+                chips,
             );
         }
-        if let Some(op) = op {
-            disk.apply(op);
-        }
     }
-    (crashes, count)
 }
 
 /// Of each operation, one of the disks that a cut in it leaves behind, by chance.

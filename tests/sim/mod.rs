@@ -14,6 +14,9 @@
 //! a rename is atomic: the name moves or it does not. [`cuts`] walks through a recorded run and lists the
 //! disks that a cut could leave behind, in every operation of it and after its end.
 //!
+//! Flash is [`Chips`]: it has no cache, but its operations can be torn, and leave bits that read one
+//! way now and another way later. [`Run::cuts`] walks through a run that worked on both.
+//!
 //! The model is meaner than most file systems. ext4 lands names in order, and rarely shows zeros;
 //! others do neither, and a router may have any.
 #![allow(unreachable_pub, reason = "`pub` is for the test that uses this")]
@@ -24,7 +27,8 @@ mod cuts;
 mod disk;
 mod proof;
 
-pub use cuts::{Crash, cuts, one_each, path_of};
+pub use chips::{Chips, ChipsState};
+pub use cuts::{Crash, Run, cuts, one_each, path_of};
 pub use disk::Disk;
 
 /// What a disk writes whole or not at all, if it is a kind one.
