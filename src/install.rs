@@ -39,6 +39,7 @@ use crate::flash::{Device, FlashError, Written};
 use crate::image::{ImageError, Manifest, Member, PartInfo, Unverified, Verified};
 use crate::machine::{Lock, Machine, MachineError};
 use crate::report::{Cost, Phase};
+use crate::sys;
 use crate::trust::Trust;
 
 pub use crate::report::describe;
@@ -281,7 +282,7 @@ fn write<R: Read>(
             unchanged: written.unchanged,
             erased: written.erased,
             gone_bad: written.gone_bad,
-            peak_memory: None,
+            peak_memory: sys::peak_memory(),
             seconds: watch.seconds(),
         },
         kept,

@@ -301,6 +301,32 @@ fn an_install_answers_on_stdout_and_reports_progress_as_json_lines_on_stderr() -
 }
 
 #[test]
+fn an_install_tells_what_it_cost_in_its_answer_and_in_the_history() -> Result {
+    let site = Site::new()?;
+    let image = site.good_image()?;
+    let first = document(&site.run_on(&["--json", "-n", "--no-reboot"], &image)?)["cost"].clone();
+    let again = document(&site.run_on(&["--json", "-n", "--no-reboot"], &image)?)["cost"].clone();
+    let bytes = |cost: &Value, key: &str| cost[key].as_u64().ok_or(format!("{key}: {cost}"));
+    let size = bytes(&first, "written")? + bytes(&first, "unchanged")?;
+    assert!(bytes(&first, "written")? > 0, "{first}");
+    assert_eq!(bytes(&again, "written")?, 0, "it is there already");
+    assert_eq!(bytes(&again, "unchanged")?, size);
+    assert_eq!(bytes(&again, "read")?, 2 * size, "compared, and read back");
+    assert!(bytes(&again, "peak_memory")? > 1 << 20, "{again}");
+    let phases = ["verify", "plan", "flash", "read-back", "config", "commit"];
+    let seconds = again["seconds"].as_object().ok_or("no seconds")?;
+    assert!(
+        phases.iter().all(|phase| seconds[*phase].is_f64()),
+        "{again}"
+    );
+
+    let output = site.run(&["history"])?;
+    let history = text(&output.stdout);
+    assert!(history.contains("on trial: 0 B written, "), "{history}");
+    Ok(())
+}
+
+#[test]
 fn without_json_an_install_answers_in_one_line_and_quiet_says_nothing_else() -> Result {
     let site = Site::new()?;
     let image = site.good_image()?;
