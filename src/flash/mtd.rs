@@ -1,6 +1,24 @@
 //! Raw NOR and NAND flash.
+//!
+//! An image is written erase block by erase block. A block that holds its bytes already is not
+//! touched; any other is erased and programmed. On NAND, a block that fails is marked bad, and its
+//! bytes and all that follow go one good block further, which is where readers look for them who
+//! skip bad blocks, as the boot loaders do.
+//!
+//! ```text
+//! part      | good | bad  | good | good | good | bad  | good |
+//! image     |  0   |      |  1   |  2   |  3   |      | free |
+//! 2 failed  |  0   |      |  1   | bad  |  2   |      |  3   |
+//! ```
+//!
+//! After a cut, blocks of the image before the cut one have new bytes, those behind it old ones, and
+//! the cut one has anything. There is no journal: the next run compares all of them again. The part
+//! must not be booted meanwhile, which is for the boot loader's state to say; with `header_last`
+//! the first block says it, too.
 
 use std::io::{self, Read, Write};
+
+use rustix::io::Errno;
 
 use super::{Device, FlashError, Written};
 use crate::board::MtdPlace;
@@ -92,9 +110,26 @@ pub fn good_blocks(raw: &mut dyn RawMtd, start: u64, end: u64) -> io::Result<Vec
     Ok(good)
 }
 
+/// So many blocks that fail one after the other are not worn out: the chip is write-protected, its
+/// supply too low, or its driver lost, and each further one would be marked bad for ever and for
+/// nothing. Data sheets allow 2 % bad blocks over the life of a chip, so that a row of four by chance
+/// is one run in millions.
+const FAILURES_IN_A_ROW: u32 = 4;
+
 /// A part on an MTD.
+///
+/// The image lies in the good erase blocks of the part, in order; bad ones are skipped, and
+/// out-of-band bytes are the driver's own: the layout of `nandwrite` and of
+/// `nanddump --bb=skipbad`, which boot loaders read.
 pub struct MtdDevice {
     raw: Box<dyn RawMtd>,
+    /// The MTD, as errors name it.
+    name: String,
+    /// Offsets of the good erase blocks, ascending.
+    blocks: Vec<u64>,
+    /// How many erase blocks the part has, good and bad.
+    total: u64,
+    header_last: bool,
 }
 
 impl MtdDevice {
@@ -102,22 +137,419 @@ impl MtdDevice {
     ///
     /// # Errors
     /// When the place is not on erase blocks of the MTD, is read-only, or cannot be looked at.
-    pub fn new(raw: Box<dyn RawMtd>, place: &MtdPlace) -> Result<Self, FlashError> {
-        let _ = place;
-        Ok(Self { raw })
+    pub fn new(mut raw: Box<dyn RawMtd>, place: &MtdPlace) -> Result<Self, FlashError> {
+        let geometry = raw.geometry().clone();
+        let name = format!("mtd {}", geometry.name);
+        if !geometry.writable {
+            return Err(FlashError::ReadOnly { name });
+        }
+        let unusable = |problem| FlashError::Unusable {
+            name: name.clone(),
+            problem,
+            source: None,
+        };
+        let (erase_size, page_size) = (geometry.erase_size, geometry.page_size);
+        if erase_size == 0 || page_size == 0 || !erase_size.is_multiple_of(page_size) {
+            return Err(unusable(format!(
+                "its erase blocks of {erase_size} bytes are not made of pages of {page_size}"
+            )));
+        }
+        let start = place.offset;
+        let size = place
+            .size
+            .unwrap_or_else(|| geometry.size.saturating_sub(start));
+        let Some(end) = start
+            .checked_add(size)
+            .filter(|end| start <= geometry.size && *end <= geometry.size)
+        else {
+            return Err(unusable(format!(
+                "the part of {size:#x} bytes at {start:#x} is not inside its {:#x}",
+                geometry.size
+            )));
+        };
+        for (what, number) in [("begins at", start), ("has", size)] {
+            if !number.is_multiple_of(u64::from(erase_size)) {
+                return Err(unusable(format!(
+                    "the part {what} {number:#x}, which is no multiple of the erase block, {erase_size:#x}"
+                )));
+            }
+        }
+        let blocks = good_blocks(raw.as_mut(), start, end).map_err(|source| FlashError::Flash {
+            verb: "look for bad blocks of",
+            name: name.clone(),
+            offset: start,
+            source,
+        })?;
+        Ok(Self {
+            raw,
+            name,
+            blocks,
+            total: size / u64::from(erase_size),
+            header_last: place.header_last,
+        })
+    }
+
+    fn check_length(&self, len: u64) -> Result<(), FlashError> {
+        if len <= self.capacity() {
+            return Ok(());
+        }
+        Err(FlashError::TooLarge {
+            name: self.name.clone(),
+            capacity: self.capacity(),
+            len,
+        })
+    }
+
+    /// An erase block of bytes.
+    fn buffer(&self) -> Vec<u8> {
+        vec![0; self.raw.geometry().erase_size as usize]
+    }
+
+    fn failed(&self, verb: &'static str, offset: u64, source: io::Error) -> FlashError {
+        FlashError::Flash {
+            verb,
+            name: self.name.clone(),
+            offset,
+            source,
+        }
     }
 }
 
 impl Device for MtdDevice {
     fn capacity(&self) -> u64 {
-        self.raw.geometry().size
+        self.blocks.len() as u64 * u64::from(self.raw.geometry().erase_size)
     }
 
-    fn write_image(&mut self, _: &mut dyn Read, _: u64) -> Result<Written, FlashError> {
-        Ok(Written::default())
+    fn write_image(&mut self, source: &mut dyn Read, len: u64) -> Result<Written, FlashError> {
+        self.check_length(len)?;
+        let mut new = self.buffer();
+        let mut pass = Pass::over(self);
+        let mut rest = len;
+        while rest > 0 {
+            let count = at_most(&new, rest);
+            source
+                .read_exact(&mut new[..count])
+                .map_err(FlashError::Source)?;
+            rest -= count as u64;
+            if pass.device.header_last && pass.header.is_none() {
+                pass.keep_header(&new[..count])?;
+            } else {
+                pass.put(&new[..count])?;
+            }
+        }
+        pass.put_header()?;
+        Ok(pass.done)
     }
 
-    fn read_image(&mut self, _: u64, _: &mut dyn Write) -> Result<(), FlashError> {
+    fn read_image(&mut self, len: u64, sink: &mut dyn Write) -> Result<(), FlashError> {
+        self.check_length(len)?;
+        let mut bytes = self.buffer();
+        let mut rest = len;
+        for &offset in &self.blocks {
+            let count = at_most(&bytes, rest);
+            if count == 0 {
+                break;
+            }
+            self.raw
+                .read(offset, &mut bytes[..count])
+                .map_err(|source| self.failed("read", offset, source))?;
+            sink.write_all(&bytes[..count])
+                .map_err(FlashError::Source)?;
+            rest -= count as u64;
+        }
         Ok(())
     }
+}
+
+/// How much of `buffer` the next part of `rest` bytes fills.
+fn at_most(buffer: &[u8], rest: u64) -> usize {
+    usize::try_from(rest).map_or(buffer.len(), |rest| rest.min(buffer.len()))
+}
+
+/// One writing of a part. Holds two erase blocks of memory with the caller's, three if the header
+/// comes last.
+struct Pass<'a> {
+    device: &'a mut MtdDevice,
+    /// Which of the good blocks is next.
+    next: usize,
+    /// What the medium has, to compare with.
+    old: Vec<u8>,
+    header: Option<Header>,
+    failures_in_a_row: u32,
+    done: Written,
+}
+
+/// The first block of an image, while the others are written.
+struct Header {
+    bytes: Vec<u8>,
+    medium: HeaderOnMedium,
+}
+
+/// What the medium has in the place of the first block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HeaderOnMedium {
+    Same,
+    Different,
+    /// Erased in this pass.
+    Erased,
+}
+
+/// Erase or program did not work.
+struct Failure {
+    verb: &'static str,
+    source: io::Error,
+}
+
+impl<'a> Pass<'a> {
+    fn over(device: &'a mut MtdDevice) -> Self {
+        Self {
+            next: 0,
+            old: device.buffer(),
+            header: None,
+            failures_in_a_row: 0,
+            done: Written::default(),
+            device,
+        }
+    }
+
+    /// Makes the next good block hold `new`; the one after it if it goes bad, and so on. What comes
+    /// after a block that went bad is compared where it now belongs.
+    fn put(&mut self, new: &[u8]) -> Result<(), FlashError> {
+        loop {
+            let Some(&offset) = self.device.blocks.get(self.next) else {
+                return Err(FlashError::WornOut {
+                    name: self.device.name.clone(),
+                    bad: self.device.total - self.device.blocks.len() as u64,
+                });
+            };
+            if self.holds(offset, new)? {
+                self.done.unchanged += new.len() as u64;
+                break;
+            }
+            self.erase_header()?;
+            match self.replace(offset, new) {
+                Ok(()) => break,
+                Err(failure) => self.retire(self.next, failure)?,
+            }
+        }
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Takes the first block of the image, to be written when all others are. The block that it
+    /// belongs in is known from now on.
+    fn keep_header(&mut self, new: &[u8]) -> Result<(), FlashError> {
+        let first = self.device.blocks[0];
+        let medium = match self.holds(first, new)? {
+            true => HeaderOnMedium::Same,
+            false => HeaderOnMedium::Different,
+        };
+        self.header = Some(Header {
+            bytes: new.to_vec(),
+            medium,
+        });
+        self.next = 1;
+        Ok(())
+    }
+
+    /// Erases the header before another block is changed: from then on, and through every cut, a boot
+    /// loader that looks at nothing else finds no image here.
+    fn erase_header(&mut self) -> Result<(), FlashError> {
+        match &mut self.header {
+            Some(header) if header.medium != HeaderOnMedium::Erased => {
+                header.medium = HeaderOnMedium::Erased;
+            }
+            _ => return Ok(()),
+        }
+        self.erase(self.device.blocks[0])
+            .or_else(|failure| self.lose_header(failure))
+    }
+
+    /// Writes the header, as the last block.
+    fn put_header(&mut self) -> Result<(), FlashError> {
+        let Some(Header { bytes, medium }) = self.header.take() else {
+            return Ok(());
+        };
+        let first = self.device.blocks[0];
+        match medium {
+            HeaderOnMedium::Same => {
+                self.done.unchanged += bytes.len() as u64;
+                return Ok(());
+            }
+            HeaderOnMedium::Different => self.replace(first, &bytes),
+            HeaderOnMedium::Erased => self.program(first, &bytes),
+        }
+        .or_else(|failure| self.lose_header(failure))
+    }
+
+    /// The block of the header went bad. All blocks would have to move by one, and their bytes have
+    /// gone by: the next run finds the block marked, and writes them where they belong.
+    fn lose_header(&mut self, failure: Failure) -> Result<(), FlashError> {
+        let offset = self.device.blocks[0];
+        let cause = io::Error::new(failure.source.kind(), failure.source.to_string());
+        self.retire(0, failure)?;
+        Err(FlashError::Unusable {
+            name: self.device.name.clone(),
+            problem: format!(
+                "its first block, at {offset:#x}, went bad and is marked so; run again to write all blocks one further"
+            ),
+            source: Some(cause),
+        })
+    }
+
+    /// True if the block at `offset` has `new`, and not so weakly that it should be written again.
+    ///
+    /// A page whose program was cut may be read right once, and wrong another day. What shows it are
+    /// bits that the chip corrects: a block with a page that needs as many as the driver's
+    /// threshold, or more than can be corrected, is not good enough. The threshold is meant for what is
+    /// corrected as one, of which a page has several, so this errs towards writing.
+    ///
+    /// What reads right without a corrected bit is believed. That covers less than certainty: a cut
+    /// can leave cells so near the edge that one reading succeeds, on NOR without any sign, and a block
+    /// of the image that is all 0xff passes where an erase was cut. The first is read once more
+    /// by [`read_image`](Device::read_image), and by the boot loader; into the second nothing is
+    /// programmed here, and UBI erases such a block before it uses it.
+    fn holds(&mut self, offset: u64, new: &[u8]) -> Result<bool, FlashError> {
+        let threshold = self.device.raw.geometry().bitflip_threshold;
+        let Some(corrected) = self.read(offset, new.len())? else {
+            return Ok(false);
+        };
+        if self.old[..new.len()] != *new {
+            return Ok(false);
+        }
+        if threshold == 0 || corrected < threshold {
+            return Ok(true);
+        }
+        let page_size = self.device.raw.geometry().page_size;
+        for at in (offset..offset + new.len() as u64).step_by(page_size as usize) {
+            let count = at_most(
+                &self.old[..page_size as usize],
+                offset + new.len() as u64 - at,
+            );
+            match self.read(at, count)? {
+                Some(corrected) if corrected < threshold => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads into the begin of `old`, and says how many bits were corrected; `None` if they were too
+    /// many.
+    fn read(&mut self, offset: u64, len: usize) -> Result<Option<u32>, FlashError> {
+        self.done.read += len as u64;
+        match self.device.raw.read(offset, &mut self.old[..len]) {
+            Ok(corrected) => Ok(Some(corrected)),
+            Err(error) if is(&error, Errno::BADMSG) => Ok(None),
+            Err(error) => Err(self.device.failed("read", offset, error)),
+        }
+    }
+
+    /// Erases the block at `offset` and programs it.
+    ///
+    /// It is erased whatever it reads as, also where clearing bits would do: a block whose erase was
+    /// cut may read as all 0xff and not keep what is programmed into it, on NOR as on NAND. (That is
+    /// why JFFS2 marks the blocks that it has seen erased to the end.)
+    fn replace(&mut self, offset: u64, new: &[u8]) -> Result<(), Failure> {
+        self.erase(offset)?;
+        self.program(offset, new)
+    }
+
+    fn erase(&mut self, offset: u64) -> Result<(), Failure> {
+        self.device.raw.erase(offset).map_err(|source| Failure {
+            verb: "erase",
+            source,
+        })?;
+        self.done.erased += 1;
+        Ok(())
+    }
+
+    /// Programs an erased block. Pages of 0xff are left as the erase made them, so that they can be
+    /// programmed once more: UBI does that with the free pages of an image of its own. The rest of
+    /// the last page is filled with 0xff. On NOR, all goes in one piece.
+    fn program(&mut self, offset: u64, new: &[u8]) -> Result<(), Failure> {
+        let geometry = self.device.raw.geometry();
+        let page_size = geometry.page_size as usize;
+        let piece = match geometry.kind {
+            Kind::Nor => self.old.len(),
+            Kind::Nand => page_size,
+        };
+        // The compared bytes have done their duty; their buffer has room for the padding.
+        let padded = new.len().next_multiple_of(page_size);
+        self.old[..new.len()].copy_from_slice(new);
+        self.old[new.len()..padded].fill(0xff);
+
+        let mut at = 0;
+        while at < padded {
+            let used = |at: usize| {
+                at < padded
+                    && self.old[at..padded.min(at + piece)]
+                        .iter()
+                        .any(|&byte| byte != 0xff)
+            };
+            let start = at;
+            while used(at) {
+                at = padded.min(at + piece);
+            }
+            if at == start {
+                at += piece;
+                continue;
+            }
+            self.device
+                .raw
+                .program(offset + start as u64, &self.old[start..at])
+                .map_err(|source| Failure {
+                    verb: "program",
+                    source,
+                })?;
+        }
+        self.failures_in_a_row = 0;
+        self.done.written += new.len() as u64;
+        Ok(())
+    }
+
+    /// Takes a good block that failed out of use, for ever. Fails if it is not the block that failed.
+    ///
+    /// Power may go before it is marked: it then holds anything, differs from the image, and fails again
+    /// or does not.
+    fn retire(&mut self, index: usize, failure: Failure) -> Result<(), FlashError> {
+        let Failure { verb, source } = failure;
+        let offset = self.device.blocks[index];
+        // EIO is the status that the chip itself gives: see nand_erase_nand() and
+        // nand_write_page() of drivers/mtd/nand/raw/nand_base.c. ENODEV, ETIMEDOUT, EROFS and others
+        // tell nothing of this block.
+        if self.device.raw.geometry().kind == Kind::Nor || !is(&source, Errno::IO) {
+            return Err(self.device.failed(verb, offset, source));
+        }
+        self.failures_in_a_row += 1;
+        if self.failures_in_a_row == FAILURES_IN_A_ROW {
+            return Err(FlashError::Unusable {
+                name: self.device.name.clone(),
+                problem: format!(
+                    "{FAILURES_IN_A_ROW} blocks failed in a row, up to {offset:#x}: not they, the chip or its supply"
+                ),
+                source: Some(source),
+            });
+        }
+        log::debug!(
+            "{}: cannot {verb} block {offset:#x}: {source}",
+            self.device.name
+        );
+        if verb == "program" {
+            // Half an image's block is not to be found by who scans the chip. Not even a bad block
+            // needs this to work.
+            let _ = self.device.raw.erase(offset);
+        }
+        self.device
+            .raw
+            .mark_bad(offset)
+            .map_err(|source| self.device.failed("mark as bad a block of", offset, source))?;
+        self.device.blocks.remove(index);
+        self.done.gone_bad += 1;
+        Ok(())
+    }
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
 }
