@@ -16,8 +16,11 @@ use super::{Chips, FlashError};
 use crate::board::Volume;
 use crate::files::{self, FileError, below};
 
-/// Where volumes are mounted.
-const MOUNTS: &str = "/run/sysupgrade-rs/mnt";
+/// Where what lives until the next boot is.
+const RUN: &str = "/run/sysupgrade-rs";
+
+/// Below it, where volumes are mounted; what is on them is nobody's business but root's.
+const MOUNTS: &str = "mnt";
 
 /// The MTDs and UBI devices of this machine.
 #[derive(Clone, Debug)]
@@ -64,8 +67,10 @@ impl Chips for Kernel {
                 },
             });
         };
-        let above = below(&self.root, Path::new(MOUNTS));
+        let run = below(&self.root, Path::new(RUN));
+        let above = run.join(MOUNTS);
         let point = above.join(&entry.name);
+        files::make_dirs(&run, 0o755)?;
         files::make_dirs(&point, 0o700)?;
         let device_of = |path: &Path| {
             fs::metadata(path)
