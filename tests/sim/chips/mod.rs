@@ -10,6 +10,7 @@
 
 mod nand;
 mod nor;
+mod proof;
 mod ubi;
 
 use std::cell::RefCell;
