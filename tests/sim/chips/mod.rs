@@ -164,6 +164,45 @@ impl Chip {
     }
 }
 
+/// How unstable bits read this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    /// As if nothing were wrong with them.
+    Right,
+    /// Just so.
+    Shaky,
+    /// Wrong.
+    Wrong,
+}
+
+/// What unstable bits follow.
+struct Noise {
+    random: Random,
+    /// Nothing unstable was read since power came.
+    fresh: bool,
+}
+
+impl Noise {
+    /// The first time all is well: that is the time when a program decides what to do.
+    fn mood(&mut self) -> Mood {
+        if std::mem::take(&mut self.fresh) {
+            return Mood::Right;
+        }
+        match self.random.below(4) {
+            0 => Mood::Right,
+            1 => Mood::Shaky,
+            _ => Mood::Wrong,
+        }
+    }
+
+    /// Turns some bits over.
+    fn spoil(&mut self, bytes: &mut [u8]) {
+        for _ in 0..=bytes.len() / 64 {
+            bytes[self.random.below(bytes.len())] ^= 1 << self.random.below(8);
+        }
+    }
+}
+
 /// What all chips of a machine hold without power.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct ChipsState {
@@ -308,7 +347,7 @@ struct Bench {
     state: ChipsState,
     log: Vec<Operation>,
     violations: Vec<String>,
-    noise: Random,
+    noise: Noise,
     /// So many operations more, and the chips are gone.
     left: Option<usize>,
     read_only: BTreeSet<String>,
@@ -401,7 +440,10 @@ impl Chips {
             state: state.clone(),
             log: Vec::new(),
             violations: Vec::new(),
-            noise: Random(state.seed),
+            noise: Noise {
+                random: Random(state.seed),
+                fresh: true,
+            },
             left: None,
             read_only: BTreeSet::new(),
             uses: BTreeMap::new(),

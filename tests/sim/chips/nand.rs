@@ -10,7 +10,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-use super::{Bytes, MtdOp, Outcome, Trouble, Verb, violation};
+use super::{Bytes, Mood, MtdOp, Noise, Outcome, Trouble, Verb, violation};
 use crate::sim::Random;
 
 /// So many corrected bits are a reason to write a block again.
@@ -220,10 +220,11 @@ impl Nand {
         &self,
         offset: usize,
         bytes: &mut [u8],
-        noise: &mut Random,
+        noise: &mut Noise,
     ) -> io::Result<u32> {
         let mut corrected = 0;
         let mut lost = false;
+        let mut mood = None;
         let mut done = 0;
         while done < bytes.len() {
             let at = offset + done;
@@ -233,17 +234,15 @@ impl Nand {
                 Health::Fine => {}
                 Health::Flipped(bits) => corrected += bits,
                 Health::Lost => lost = true,
-                Health::Unstable => match noise.below(4) {
-                    0 => lost = true,
-                    1 => corrected += BITFLIP_THRESHOLD + 1,
-                    _ if page.content.is_none() => {}
-                    _ => corrected += BITFLIP_THRESHOLD,
+                Health::Unstable => match mood.get_or_insert_with(|| noise.mood()) {
+                    Mood::Right if page.content.is_none() => {}
+                    Mood::Right => corrected += BITFLIP_THRESHOLD,
+                    Mood::Shaky => corrected += BITFLIP_THRESHOLD + 1,
+                    Mood::Wrong => lost = true,
                 },
             }
             if lost {
-                for _ in 0..=self.page_size / 32 {
-                    data[noise.below(self.page_size)] ^= 1 << noise.below(8);
-                }
+                noise.spoil(&mut data);
             }
             let from = &data[at % self.page_size..];
             let count = from.len().min(bytes.len() - done);

@@ -8,7 +8,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-use super::{Bytes, MtdOp, Outcome, violation};
+use super::{Bytes, Mood, MtdOp, Noise, Outcome, violation};
 use crate::sim::Random;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -81,8 +81,9 @@ impl Nor {
         &self,
         offset: usize,
         bytes: &mut [u8],
-        noise: &mut Random,
+        noise: &mut Noise,
     ) -> io::Result<u32> {
+        let mut mood = None;
         let mut done = 0;
         while done < bytes.len() {
             let at = offset + done;
@@ -91,10 +92,8 @@ impl Nor {
             let count = from.len().min(bytes.len() - done);
             let piece = &mut bytes[done..done + count];
             piece.copy_from_slice(&from[..count]);
-            if block.unstable && noise.coin() {
-                for _ in 0..1 + count / 64 {
-                    piece[noise.below(count)] ^= 1 << noise.below(8);
-                }
+            if block.unstable && *mood.get_or_insert_with(|| noise.mood()) != Mood::Right {
+                noise.spoil(piece);
             }
             done += count;
         }
