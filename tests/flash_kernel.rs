@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sysupgrade_rs::board::{Volume, VolumeType};
 use sysupgrade_rs::flash::mtd::{Geometry, Kind, RawMtd};
@@ -27,7 +27,7 @@ impl System {
         Self { root }
     }
 
-    fn path(&self, path: &str) -> std::path::PathBuf {
+    fn path(&self, path: &str) -> PathBuf {
         self.root.path().join(path)
     }
 
@@ -470,13 +470,18 @@ fn a_volume_to_mount_that_is_not_there_is_refused_with_those_that_there_are() {
 /// ```text
 /// modprobe nandsim id_bytes=0x20,0xa1,0x00,0x15 parts=8,8,400 badblocks=3 gravepages=320:1 weakblocks=9:2 bitflips=1
 /// modprobe mtdram total_size=1024 erase_size=64
-/// modprobe ubi; modprobe ubifs
+/// modprobe mtdblock; modprobe jffs2; modprobe ubi; modprobe ubifs
+/// insmod lockflash.ko
 /// flash_kernel --ignored --test-threads 1
 /// ```
+///
+/// `ubiblock`, `mount` and `umount` are used; `lockflash.ko` is made of `qemu/lockflash.c`.
 ///
 /// Partition 0 of the NAND chip has a bad block (3) and a page that cannot be corrected when it is read
 /// for the second time (the first of block 5); in partition 1 block 1 can be erased twice.
 mod real {
+    use std::process::Command;
+
     use super::*;
 
     const EIO: i32 = 5;
@@ -487,6 +492,10 @@ mod real {
 
     const BLOCK: usize = 128 << 10;
     const PAGE: usize = 2048;
+
+    /// What UBI leaves of a block: nandsim has sub-pages, so that both headers are in the first page.
+    const LEB: usize = 126 << 10;
+    const ROOM: u64 = 126 << 10;
 
     fn nand(partition: u32) -> String {
         format!("NAND simulator partition {partition}")
@@ -618,13 +627,26 @@ mod real {
         }
     }
 
+    /// The node of a volume.
+    fn node_of(name: &str) -> PathBuf {
+        let volume = fs::read_dir("/sys/class/ubi")
+            .expect("ubi is there")
+            .map(|entry| entry.expect("an entry").path())
+            .find(|path| {
+                fs::read_to_string(path.join("name"))
+                    .is_ok_and(|its_name| its_name.trim_end() == name)
+            })
+            .expect("the volume is there");
+        Path::new("/dev").join(volume.file_name().expect("a name"))
+    }
+
     #[test]
     #[ignore = "needs nandsim and ubi"]
     fn ubi_is_attached_once_and_guards_its_mtd() {
         let info = ubi().info().expect("it is there");
         assert_eq!(
             (info.mtd, info.leb_size, info.min_io_size),
-            (nand(2), 126_976, 2048)
+            (nand(2), 126 << 10, 2048)
         );
         assert!(info.writable);
         let again = ubi().info().expect("it is there");
@@ -643,7 +665,7 @@ mod real {
         let mut ubi = ubi();
         clean(&mut *ubi);
         let before = ubi.info().expect("it is there").available;
-        ubi.create("a", VolumeType::Dynamic, 3 * 126_976)
+        ubi.create("a", VolumeType::Dynamic, 3 * ROOM)
             .expect("there is room");
         ubi.create("b", VolumeType::Static, 1)
             .expect("there is room");
@@ -663,11 +685,11 @@ mod real {
         assert_eq!(reserved(&mut *ubi, "b"), Some((VolumeType::Static, 1)));
         assert_eq!(ubi.info().expect("it is there").available, before - 4);
 
-        ubi.resize("b", 2 * 126_976 + 1).expect("there is room");
+        ubi.resize("b", 2 * ROOM + 1).expect("there is room");
         assert_eq!(reserved(&mut *ubi, "b"), Some((VolumeType::Static, 3)));
-        ubi.resize("a", 126_976).expect("it shrinks");
+        ubi.resize("a", ROOM).expect("it shrinks");
         assert_eq!(
-            errno(&ubi.resize("a", 1 << 40).expect_err("no room")),
+            errno(&ubi.resize("a", 400 * ROOM).expect_err("no room")),
             ENOSPC
         );
 
@@ -752,23 +774,23 @@ mod real {
     fn one_block_of_a_dynamic_volume_is_changed_and_the_others_stay() {
         let mut ubi = ubi();
         clean(&mut *ubi);
-        ubi.create("a", VolumeType::Dynamic, 3 * 126_976)
+        ubi.create("a", VolumeType::Dynamic, 3 * ROOM)
             .expect("there is room");
-        ubi.create("fixed", VolumeType::Static, 126_976)
+        ubi.create("fixed", VolumeType::Static, ROOM)
             .expect("there is room");
         let bytes = pattern(100_001, 5);
         ubi.change_block("a", 1, &bytes).expect("a block");
-        let mut back = vec![0; 3 * 126_976];
+        let mut back = vec![0; 3 * LEB];
         ubi.read("a", 0, &mut back).expect("it can be read");
-        assert!(back[..126_976].iter().all(|byte| *byte == 0xff));
-        assert!(back[126_976..][..100_001] == bytes);
-        assert!(back[126_976 + 100_001..].iter().all(|byte| *byte == 0xff));
+        assert!(back[..LEB].iter().all(|byte| *byte == 0xff));
+        assert!(back[LEB..][..100_001] == bytes);
+        assert!(back[LEB + 100_001..].iter().all(|byte| *byte == 0xff));
         ubi.change_block("a", 1, b"other").expect("a block");
-        ubi.read("a", 126_976, &mut back[..10])
+        ubi.read("a", ROOM, &mut back[..10])
             .expect("it can be read");
         assert_eq!(&back[..10], b"other\xff\xff\xff\xff\xff");
         ubi.change_block("a", 3, b"x").expect_err("it has three");
-        ubi.change_block("a", 0, &[0; 126_977])
+        ubi.change_block("a", 0, &[0; LEB + 1])
             .expect_err("longer than a block");
         let error = ubi
             .change_block("fixed", 0, b"x")
@@ -782,14 +804,9 @@ mod real {
     fn a_volume_that_somebody_has_open_is_busy() {
         let mut ubi = ubi();
         clean(&mut *ubi);
-        ubi.create("a", VolumeType::Dynamic, 126_976)
+        ubi.create("a", VolumeType::Dynamic, ROOM)
             .expect("there is room");
-        let number = fs::read_dir("/sys/class/ubi")
-            .expect("ubi is there")
-            .map(|entry| entry.expect("an entry").path())
-            .find(|path| fs::read_to_string(path.join("name")).is_ok_and(|name| name == "a\n"))
-            .expect("the volume is there");
-        let node = Path::new("/dev").join(number.file_name().expect("a name"));
+        let node = node_of("a");
         let reader = fs::File::open(node).expect("a reader");
         let results = [
             ubi.update("a", 1, &mut &b"x"[..]).map(drop),
@@ -802,6 +819,98 @@ mod real {
         drop(reader);
         ubi.release_block_device("a").expect("there is none");
         ubi.remove("a").expect("nobody has it now");
+    }
+
+    #[test]
+    #[ignore = "needs nandsim and ubi"]
+    fn the_block_device_of_a_volume_is_taken_away_unless_it_is_in_use() {
+        let mut ubi = ubi();
+        clean(&mut *ubi);
+        ubi.create("a", VolumeType::Dynamic, ROOM)
+            .expect("there is room");
+        let node = node_of("a");
+        let made = Command::new("ubiblock").arg("--create").arg(&node).status();
+        assert!(made.expect("ubiblock is there").success());
+        let number = node.to_str().and_then(|path| path.strip_prefix("/dev/ubi"));
+        let block = PathBuf::from(format!("/dev/ubiblock{}", number.expect("its name")));
+        let user = fs::File::open(&block).expect("it was made");
+        let error = ubi.release_block_device("a").expect_err("it is in use");
+        assert_eq!(errno(&error), EBUSY);
+        drop(user);
+        ubi.release_block_device("a").expect("nobody uses it");
+        assert!(!block.exists());
+        ubi.release_block_device("a")
+            .expect("there is none any more");
+        clean(&mut *ubi);
+    }
+
+    #[test]
+    #[ignore = "needs mtdram, mtdblock and jffs2"]
+    fn an_mtd_that_is_mounted_is_not_written() {
+        let mut mtd = open("mtdram test device");
+        mtd.erase(0).expect("nobody has it");
+        let number = fs::read_dir("/sys/class/mtd")
+            .expect("there are some")
+            .map(|entry| entry.expect("an entry"))
+            .find(|entry| {
+                fs::read_to_string(entry.path().join("name"))
+                    .is_ok_and(|name| name == "mtdram test device\n")
+            })
+            .and_then(|entry| entry.file_name().to_str()?.get(3..4).map(str::to_owned))
+            .expect("it is there");
+        let device = format!("/dev/mtdblock{number}");
+        let mount = ["-t", "jffs2", &device, "/mnt"];
+        let mounted = Command::new("mount").args(mount).status();
+        assert!(mounted.expect("mount is there").success());
+        let error = open("mtdram test device")
+            .erase(0)
+            .expect_err("it is mounted");
+        assert_eq!(error.to_string(), "mounted on /mnt");
+        let unmounted = Command::new("umount").arg("/mnt").status();
+        assert!(unmounted.expect("umount is there").success());
+        open("mtdram test device")
+            .erase(0)
+            .expect("nobody has it any more");
+    }
+
+    /// On a chip that ignores writes to protected blocks, as SPI chips do.
+    #[test]
+    #[ignore = "needs lockflash"]
+    fn what_is_write_protected_is_opened_as_far_as_needed_and_closed_again() {
+        let locked = |name: &str| {
+            let number = (0..20)
+                .find(|number| {
+                    fs::read_to_string(format!("/sys/class/mtd/mtd{number}/name"))
+                        .is_ok_and(|its_name| its_name.trim_end() == name)
+                })
+                .expect("the chip is there");
+            let device = fs::File::open(format!("/dev/mtd{number}")).expect("its node");
+            (0..8_u64)
+                .map(|block| {
+                    sysupgrade_rs::sys::mtd_is_locked(&device, block << 16, 64 << 10)
+                        .expect("it can be asked")
+                })
+                .collect::<Vec<_>>()
+        };
+        for (name, others) in [("lock blocks", true), ("lock whole", false)] {
+            let mut mtd = open(name);
+            assert_eq!(locked(name), [true; 8]);
+            mtd.read(0, &mut [0; 10]).expect("reading needs no key");
+            assert_eq!(locked(name), [true; 8]);
+            mtd.erase(3 << 16).expect("it is opened");
+            mtd.program((3 << 16) + 70, b"data").expect("it is open");
+            mtd.program(5 << 16, b"").expect("nothing");
+            let mut back = [0; 5];
+            mtd.read((3 << 16) + 70, &mut back).expect("it was written");
+            assert_eq!(&back, b"data\xff");
+            let now = locked(name);
+            assert_eq!(
+                (now[3], now[5], now[0], now[7]),
+                (false, false, others, others)
+            );
+            drop(mtd);
+            assert_eq!(locked(name), [true; 8]);
+        }
     }
 
     #[test]
