@@ -299,6 +299,9 @@ fn read_only_and_busy_are_told_as_what_they_are_and_nothing_is_changed() {
                 assert_eq!(error.reason(), Reason::MediumBusy, "{error}");
                 let root = content(&chips.state(), "root").expect("it is whole");
                 assert!(root[..LEN] == old, "{place:?} {user:?}");
+                if user == Use::MountedBlockDevice {
+                    assert!(chips.log().is_empty(), "{place:?}: {:?}", chips.log());
+                }
             }
             let chips = machine_with(volume_type, &old);
             chips.set_use("ubi", "root", Some(Use::BlockDevice));
