@@ -442,6 +442,15 @@ impl InPlace {
         crate::sys::start_writeback(&self.file, offset, len);
     }
 
+    /// Tells a block device that nobody needs this range any more; what it holds then is unknown.
+    ///
+    /// # Errors
+    /// When the device knows no discard, or this is none.
+    pub fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        crate::sys::discard(&self.file, offset, len)
+            .map_err(FileError::at("discard a part of", &self.path))
+    }
+
     /// Returns when the medium holds everything that was written.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 use rustix::ioctl::opcode::{none, read, write};
-use rustix::ioctl::{Ioctl, IoctlOutput, NoArg, Opcode};
+use rustix::ioctl::{Ioctl, IoctlOutput, NoArg, Opcode, Setter};
 
 /// `BLKFLSBUF` of linux/fs.h: `_IO(0x12, 97)`, no argument.
 const BLKFLSBUF: Opcode = none(0x12, 97);
@@ -21,6 +21,24 @@ const BLKFLSBUF: Opcode = none(0x12, 97);
 pub fn flush_block_buffers(device: &File) -> io::Result<()> {
     // SAFETY: BLKFLSBUF takes no argument and touches no memory of this process, on 32 and 64 bit alike.
     unsafe { rustix::ioctl::ioctl(device.as_fd(), NoArg::<BLKFLSBUF>::new()) }?;
+    Ok(())
+}
+
+/// `BLKDISCARD` of linux/fs.h: `_IO(0x12, 119)`, with the address of two 64-bit numbers all the same.
+const BLKDISCARD: Opcode = none(0x12, 119);
+
+/// Tells a block device that nobody needs this range of it any more. Both numbers are in bytes and
+/// multiples of the logical block.
+///
+/// # Errors
+/// When the device knows no discard, or the file is none.
+pub fn discard(device: &File, offset: u64, len: u64) -> io::Result<()> {
+    // SAFETY: the kernel reads two u64 (blk_ioctl_discard: `uint64_t range[2]`), in the byte order of the
+    // machine and of this size on 32 and 64 bit alike; they live in the `Setter` during the call.
+    unsafe {
+        let range = Setter::<BLKDISCARD, [u64; 2]>::new([offset, len]);
+        rustix::ioctl::ioctl(device.as_fd(), range)
+    }?;
     Ok(())
 }
 
