@@ -4,13 +4,22 @@
 //! differ are written. Writing starts while the next chunk is hashed, and one sync ends it. The
 //! cache is dropped before (a failed write of an earlier run can leave clean pages in the cache that
 //! the medium never got) and after, so that what is read back comes from the medium.
+//!
+//! The kernel keeps eMMC boot partitions read-only until somebody writes 0 to `force_ro`. This is done
+//! when they are first written, and undone when the device is dropped; after a power cut the kernel
+//! begins with 1 again.
 
-use std::io::{Read, Write};
-use std::path::Path;
+mod find;
+
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
 
 use super::{Device, FlashError, Written};
 use crate::board::BlockPlace;
-use crate::files::{self, InPlace, below};
+use crate::files::{self, FileError, InPlace};
 
 /// What is compared and written as one: the page size of the kernel's cache.
 const PAGE: usize = 4096;
@@ -22,32 +31,147 @@ const CHUNK: usize = 256 << 10;
 /// A regular file of fixed size, or a block device.
 #[derive(Debug)]
 pub struct BlockDevice {
+    // Closed before it is protected again: fields go in this order.
     medium: InPlace,
+    /// Its directory in sysfs.
+    sysfs: Option<PathBuf>,
+    force_ro: Option<ForceRo>,
+    discard: bool,
 }
 
 impl BlockDevice {
     /// Opens for reading and writing.
     ///
     /// # Errors
-    /// As [`InPlace::open`]: also when a block device is mounted.
-    pub fn open(path: &Path) -> files::Result<Self> {
+    /// As [`InPlace::open`]; [`FlashError::Busy`] when a block device is mounted.
+    pub fn open(path: &Path) -> Result<Self, FlashError> {
         Ok(Self {
-            medium: InPlace::open(path)?,
+            medium: open_for_writing(path)?,
+            sysfs: None,
+            force_ro: None,
+            discard: false,
         })
     }
 
     /// Finds and opens the device that a board file describes, in the system whose root is at `root`.
+    /// Nothing is changed.
     ///
     /// # Errors
-    /// When there is none, and as [`open`](Self::open).
+    /// When there is none or more than one, when it is read-only, and as [`open`](Self::open). Whether
+    /// an eMMC boot partition is in use shows when it is written.
     pub fn find(root: &Path, place: &BlockPlace) -> Result<Self, FlashError> {
-        match &place.path {
-            Some(path) => Ok(Self::open(&below(root, path))?),
-            None => Err(FlashError::NotFound {
-                name: "block device".to_owned(),
-                problem: "only a path can be found yet".to_owned(),
-            }),
+        let find::Node { path, sysfs } = find::find(root, place)?;
+        let is_set = |name| match &sysfs {
+            Some(sysfs) => Ok(find::number_of(sysfs, name)? == Some(1)),
+            None => files::Result::Ok(false),
+        };
+        let force_ro = match &sysfs {
+            Some(sysfs) if is_set("force_ro")? => Some(ForceRo::new(sysfs)),
+            _ if is_set("ro")? => {
+                let name = path.display().to_string();
+                return Err(FlashError::ReadOnly { name });
+            }
+            _ => None,
+        };
+        let medium = match force_ro {
+            Some(_) => InPlace::open_read_only(&path)?,
+            None => open_for_writing(&path)?,
+        };
+        Ok(Self {
+            medium,
+            sysfs,
+            force_ro,
+            discard: place.discard,
+        })
+    }
+
+    /// Lets an eMMC boot partition be written.
+    fn make_writable(&mut self) -> Result<(), FlashError> {
+        if let Some(force_ro) = &mut self.force_ro
+            && !force_ro.lifted
+        {
+            force_ro.lift()?;
+            self.medium = open_for_writing(self.medium.path())?;
         }
+        Ok(())
+    }
+
+    /// Tells the device that nobody needs what follows the image. Only a hint, and none to a device that
+    /// does not want it: whatever fails here, the image is there.
+    fn discard_after(&self, len: u64) {
+        let discarded = self.discardable(len).map(|range| {
+            let len = range.end - range.start;
+            self.medium.discard(range.start, len)
+        });
+        if let Some(Err(error)) = discarded {
+            log::debug!("{error}: {}", error.source);
+        }
+    }
+
+    /// What a device that wants to be told need not keep any more.
+    fn discardable(&self, len: u64) -> Option<Range<u64>> {
+        let sysfs = self.sysfs.as_ref().filter(|_| self.discard)?;
+        let queue = find::queue(sysfs)?;
+        let number = |directory, name| find::number_of(directory, name).ok().flatten();
+        number(&queue, "discard_max_bytes").filter(|max| *max > 0)?;
+        let granularity = number(&queue, "discard_granularity")?;
+        let alignment = number(sysfs, "discard_alignment").unwrap_or_default();
+        whole_units(len..self.capacity(), granularity, alignment)
+    }
+
+    /// An error of the medium in words that lead on.
+    fn explain(&self, error: FlashError) -> FlashError {
+        let FlashError::Medium(FileError { verb, path, source }) = error else {
+            return error;
+        };
+        let errno = Errno::from_io_error(&source);
+        let has_left = self.sysfs.as_ref().is_some_and(|sysfs| !sysfs.exists());
+        if matches!(errno, Some(Errno::NXIO | Errno::NODEV)) || has_left {
+            return FlashError::Unusable {
+                name: path.display().to_string(),
+                problem: "it has gone away in the middle of the work".to_owned(),
+                source: Some(source),
+            };
+        }
+        FlashError::Medium(FileError { verb, path, source })
+    }
+
+    fn write_all(&self, source: &mut dyn Read, len: u64) -> Result<Written, FlashError> {
+        self.medium.drop_cache()?;
+        let mut new = vec![0; CHUNK];
+        let mut old = vec![0; CHUNK];
+        let mut result = Written::default();
+        let mut offset = 0;
+        while offset < len {
+            let count = usize::try_from(len - offset).map_or(CHUNK, |rest| rest.min(CHUNK));
+            source
+                .read_exact(&mut new[..count])
+                .map_err(FlashError::Source)?;
+            self.medium.read_at(&mut old[..count], offset)?;
+            let written = self.write_changes(&new[..count], &old[..count], offset)?;
+            result.read += count as u64;
+            result.written += written;
+            result.unchanged += count as u64 - written;
+            offset += count as u64;
+        }
+        self.medium.sync()?;
+        self.discard_after(len);
+        self.medium.drop_cache()?;
+        Ok(result)
+    }
+
+    fn read_all(&self, len: u64, sink: &mut dyn Write) -> Result<(), FlashError> {
+        self.medium.drop_cache()?;
+        let mut chunk = vec![0; CHUNK];
+        let mut offset = 0;
+        while offset < len {
+            let count = usize::try_from(len - offset).map_or(CHUNK, |rest| rest.min(CHUNK));
+            self.medium.read_at(&mut chunk[..count], offset)?;
+            sink.write_all(&chunk[..count])
+                .map_err(FlashError::Source)?;
+            offset += count as u64;
+        }
+        Ok(())
     }
 
     fn check_length(&self, len: u64) -> Result<(), FlashError> {
@@ -92,40 +216,90 @@ impl Device for BlockDevice {
 
     fn write_image(&mut self, source: &mut dyn Read, len: u64) -> Result<Written, FlashError> {
         self.check_length(len)?;
-        self.medium.drop_cache()?;
-        let mut new = vec![0; CHUNK];
-        let mut old = vec![0; CHUNK];
-        let mut result = Written::default();
-        let mut offset = 0;
-        while offset < len {
-            let count = usize::try_from(len - offset).map_or(CHUNK, |rest| rest.min(CHUNK));
-            source
-                .read_exact(&mut new[..count])
-                .map_err(FlashError::Source)?;
-            self.medium.read_at(&mut old[..count], offset)?;
-            let written = self.write_changes(&new[..count], &old[..count], offset)?;
-            result.read += count as u64;
-            result.written += written;
-            result.unchanged += count as u64 - written;
-            offset += count as u64;
-        }
-        self.medium.sync()?;
-        self.medium.drop_cache()?;
-        Ok(result)
+        self.make_writable()?;
+        self.write_all(source, len)
+            .map_err(|error| self.explain(error))
     }
 
     fn read_image(&mut self, len: u64, sink: &mut dyn Write) -> Result<(), FlashError> {
         self.check_length(len)?;
-        self.medium.drop_cache()?;
-        let mut chunk = vec![0; CHUNK];
-        let mut offset = 0;
-        while offset < len {
-            let count = usize::try_from(len - offset).map_or(CHUNK, |rest| rest.min(CHUNK));
-            self.medium.read_at(&mut chunk[..count], offset)?;
-            sink.write_all(&chunk[..count])
-                .map_err(FlashError::Source)?;
-            offset += count as u64;
+        self.read_all(len, sink)
+            .map_err(|error| self.explain(error))
+    }
+}
+
+fn open_for_writing(path: &Path) -> Result<InPlace, FlashError> {
+    InPlace::open(path).map_err(|error| match error.source.kind() {
+        io::ErrorKind::ResourceBusy => FlashError::Busy {
+            name: path.display().to_string(),
+            source: Some(error.source),
+        },
+        _ => error.into(),
+    })
+}
+
+/// What of `range` consists of whole units of `granularity` bytes, of which one begins at `alignment`.
+fn whole_units(range: Range<u64>, granularity: u64, alignment: u64) -> Option<Range<u64>> {
+    if granularity == 0 {
+        return None;
+    }
+    let first = range.start.saturating_sub(alignment).div_ceil(granularity);
+    let end = range.end.saturating_sub(alignment) / granularity;
+    (first < end).then(|| alignment + first * granularity..alignment + end * granularity)
+}
+
+/// The write protection of an eMMC boot partition that the kernel itself has put on
+/// (Documentation/driver-api/mmc/mmc-dev-parts.rst).
+#[derive(Debug)]
+struct ForceRo {
+    attribute: PathBuf,
+    lifted: bool,
+}
+
+impl ForceRo {
+    fn new(sysfs: &Path) -> Self {
+        Self {
+            attribute: sysfs.join("force_ro"),
+            lifted: false,
         }
+    }
+
+    fn lift(&mut self) -> files::Result<()> {
+        self.set(b"0")?;
+        self.lifted = true;
         Ok(())
+    }
+
+    fn set(&self, value: &[u8]) -> files::Result<()> {
+        InPlace::open(&self.attribute)?.write_at(value, 0)
+    }
+}
+
+impl Drop for ForceRo {
+    fn drop(&mut self) {
+        if self.lifted
+            && let Err(error) = self.set(b"1")
+        {
+            log::debug!("{error}: {}", error.source);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_units_after_the_image_are_discarded() {
+        assert_eq!(whole_units(10..100, 16, 0), Some(16..96));
+        assert_eq!(whole_units(16..96, 16, 0), Some(16..96));
+        assert_eq!(whole_units(17..96, 16, 0), Some(32..96));
+        assert_eq!(whole_units(10..100, 16, 4), Some(20..100));
+        assert_eq!(whole_units(0..100, 16, 4), Some(4..100));
+        for nothing in [90..95, 81..96, 96..96, 100..96] {
+            assert_eq!(whole_units(nothing.clone(), 16, 0), None, "{nothing:?}");
+        }
+        assert_eq!(whole_units(0..3, 16, 4), None);
+        assert_eq!(whole_units(10..100, 0, 0), None);
     }
 }
