@@ -230,19 +230,23 @@ impl Nand {
             let at = offset + done;
             let page = self.page(at);
             let mut data = self.page_data(page);
-            match page.health {
-                Health::Fine => {}
-                Health::Flipped(bits) => corrected += bits,
-                Health::Lost => lost = true,
+            let flipped = match page.health {
+                Health::Fine => Some(0),
+                Health::Flipped(bits) => Some(bits),
+                Health::Lost => None,
                 Health::Unstable => match mood.get_or_insert_with(|| noise.mood()) {
-                    Mood::Right if page.content.is_none() => {}
-                    Mood::Right => corrected += BITFLIP_THRESHOLD,
-                    Mood::Shaky => corrected += BITFLIP_THRESHOLD + 1,
-                    Mood::Wrong => lost = true,
+                    Mood::Right if page.content.is_none() => Some(0),
+                    Mood::Right => Some(BITFLIP_THRESHOLD),
+                    Mood::Shaky => Some(BITFLIP_THRESHOLD + 1),
+                    Mood::Wrong => None,
                 },
-            }
-            if lost {
-                noise.spoil(&mut data);
+            };
+            match flipped {
+                Some(bits) => corrected += bits,
+                None => {
+                    lost = true;
+                    noise.spoil(&mut data);
+                }
             }
             let from = &data[at % self.page_size..];
             let count = from.len().min(bytes.len() - done);
