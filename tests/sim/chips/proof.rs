@@ -18,10 +18,12 @@ use super::{Chips, ChipsState, NandFaults, Verb};
 use crate::sim::{Crash, Random, Run};
 use crate::world::snapshot::Snapshot;
 
-const BLOCK: u64 = 2048;
-const PAGE: usize = 512;
-const OLD: [u8; BLOCK as usize] = [0x3c; BLOCK as usize];
-const NEW: [u8; BLOCK as usize] = [0xa5; BLOCK as usize];
+const ERASE_SIZE: u32 = 2048;
+const BLOCK: u64 = ERASE_SIZE as u64;
+const PAGE_SIZE: u32 = 512;
+const PAGE: usize = PAGE_SIZE as usize;
+const OLD: [u8; ERASE_SIZE as usize] = [0x3c; ERASE_SIZE as usize];
+const NEW: [u8; ERASE_SIZE as usize] = [0xa5; ERASE_SIZE as usize];
 
 fn seed() -> u64 {
     let given = std::env::var("POWERCUT_SEED").ok();
@@ -31,7 +33,7 @@ fn seed() -> u64 {
 /// A NOR of four blocks; all but the last one hold [`OLD`].
 fn nor() -> Chips {
     let chips = Chips::new(seed());
-    chips.add_nor("nor", 4 * BLOCK, BLOCK as u32);
+    chips.add_nor("nor", 4 * BLOCK, ERASE_SIZE);
     chips.put("nor", 0, &[OLD; 3].concat());
     chips
 }
@@ -42,7 +44,7 @@ fn nand() -> Chips {
     let faults = NandFaults {
         factory_bad: vec![1],
     };
-    chips.add_nand("nand", 6 * BLOCK, BLOCK as u32, PAGE as u32, &faults);
+    chips.add_nand("nand", 6 * BLOCK, ERASE_SIZE, PAGE_SIZE, &faults);
     chips.put("nand", 0, &[OLD; 4].concat());
     chips
 }
@@ -50,7 +52,7 @@ fn nand() -> Chips {
 /// A UBI of eight blocks with one static and one dynamic volume that hold [`OLD`], twice.
 fn ubi() -> Chips {
     let chips = Chips::new(seed());
-    chips.add_ubi("ubi", BLOCK as u32, 8);
+    chips.add_ubi("ubi", ERASE_SIZE, 8);
     for (volume, volume_type) in [
         ("static", VolumeType::Static),
         ("dynamic", VolumeType::Dynamic),
@@ -144,7 +146,7 @@ fn nor_programs_bits_to_zero_only_and_erases_whole_blocks() {
     nor.erase(0).expect("erased");
     assert_eq!(
         chips.part("nor", 0, BLOCK).expect("stable"),
-        [0xff; BLOCK as usize]
+        [0xff; ERASE_SIZE as usize]
     );
 }
 
@@ -183,7 +185,7 @@ fn bad_blocks_take_nothing_and_stay_bad() {
     let result = nand.program(BLOCK, &NEW);
     assert_refused(&chips, result, Errno::IO, "is bad");
     // A reader that does not know of them reads something else.
-    let mut bytes = [0; BLOCK as usize];
+    let mut bytes = [0; ERASE_SIZE as usize];
     nand.read(BLOCK, &mut bytes).expect("read");
     assert_ne!(bytes, OLD);
     assert_eq!(
@@ -271,7 +273,7 @@ fn a_block_whose_erase_was_cut_reads_another_way_each_time() {
         let unstable = crashes.iter().filter(|crash| {
             let mut mtd = mtd(&Chips::with_state(&crash.chips), name);
             let mut read = || {
-                let mut bytes = [0; BLOCK as usize];
+                let mut bytes = [0; ERASE_SIZE as usize];
                 let result = mtd
                     .read(0, &mut bytes)
                     .map_err(|error| error.raw_os_error());
@@ -290,8 +292,8 @@ fn to_take_a_block_for_erased_because_it_reads_so_is_caught() {
         let crashes = crashes(&chips, |chips, _| rewrite(chips, name));
         let trusting = |chips: &Chips| {
             let mut mtd = mtd(chips, name);
-            let mut bytes = [0; BLOCK as usize];
-            let erased = mtd.read(0, &mut bytes).is_ok() && bytes == [0xff; BLOCK as usize];
+            let mut bytes = [0; ERASE_SIZE as usize];
+            let erased = mtd.read(0, &mut bytes).is_ok() && bytes == [0xff; ERASE_SIZE as usize];
             if !erased {
                 mtd.erase(0).expect("erased");
             }
@@ -310,7 +312,7 @@ fn to_skip_a_torn_block_because_it_reads_right_is_caught() {
     let compare = |limit: u32| {
         move |chips: &Chips| {
             let mut nand = mtd(chips, "nand");
-            let mut bytes = [0; BLOCK as usize];
+            let mut bytes = [0; ERASE_SIZE as usize];
             let read = nand.read(0, &mut bytes);
             let right = read.is_ok_and(|corrected| corrected < limit) && bytes == NEW;
             if !right {
@@ -346,7 +348,7 @@ fn to_ignore_bad_blocks_is_caught() {
 #[test]
 fn of_two_copies_one_is_whole_if_only_the_older_one_is_replaced() {
     // Copies of an environment, in the first block and in the third one: a number and its content.
-    let copy = |number: u8| [number; BLOCK as usize];
+    let copy = |number: u8| [number; ERASE_SIZE as usize];
     for name in ["nor", "nand"] {
         let world = || {
             let chips = if name == "nor" { nor() } else { nand() };
