@@ -376,10 +376,24 @@ impl<'a> Pass<'a> {
                 self.done.unchanged += bytes.len() as u64;
                 return Ok(());
             }
-            HeaderOnMedium::Different => self.replace(first, &bytes),
-            HeaderOnMedium::Erased => self.program(first, &bytes),
+            HeaderOnMedium::Different => self.erase(first),
+            HeaderOnMedium::Erased => Ok(()),
         }
+        .and_then(|()| self.program_header(first, &bytes))
         .or_else(|failure| self.lose_header(failure))
+    }
+
+    /// Programs the erased block of the header. On NOR its first byte is the last, without which there is
+    /// no magic number. NAND wants its pages in order: a cut between two of them leaves a header
+    /// before a torn first block, which only a checksum or the boot loader's state tells.
+    fn program_header(&mut self, offset: u64, new: &[u8]) -> Result<(), Failure> {
+        let geometry = self.device.raw.geometry();
+        let first = match geometry.kind {
+            Kind::Nor => at_most(new, u64::from(geometry.page_size)),
+            Kind::Nand => 0,
+        };
+        self.program(offset + first as u64, &new[first..])?;
+        self.program(offset, &new[..first])
     }
 
     /// The block of the header went bad. All blocks would have to move by one, and their bytes have
@@ -464,7 +478,7 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Programs an erased block. Pages of 0xff are left as the erase made them, so that they can be
+    /// Programs a part of an erased block. Pages of 0xff are left as the erase made them, so that they can be
     /// programmed once more: UBI does that with the free pages of an image of its own. The rest of
     /// the last page is filled with 0xff. On NOR, all goes in one piece.
     fn program(&mut self, offset: u64, new: &[u8]) -> Result<(), Failure> {
