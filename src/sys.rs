@@ -463,7 +463,55 @@ pub fn ubi_remove_block_device(volume: &File) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
     use super::*;
+
+    /// As a C compiler made them of the headers. The two bits of direction are three on MIPS and
+    /// PowerPC; the rest is the same everywhere.
+    #[test]
+    #[cfg(any(
+        target_arch = "x86_64",
+        target_arch = "x86",
+        target_arch = "arm",
+        target_arch = "aarch64",
+        target_arch = "riscv64"
+    ))]
+    fn requests_have_the_numbers_of_the_kernel_headers() {
+        let numbers = [
+            (MEMLOCK, 0x4008_4d05),
+            (MEMUNLOCK, 0x4008_4d06),
+            (MEMGETBADBLOCK, 0x4008_4d0b),
+            (MEMSETBADBLOCK, 0x4008_4d0c),
+            (ECCGETSTATS, 0x8010_4d12),
+            (MEMERASE64, 0x4010_4d14),
+            (MEMISLOCKED, 0x8008_4d17),
+            (UBI_IOCMKVOL, 0x4098_6f00),
+            (UBI_IOCRMVOL, 0x4004_6f01),
+            (UBI_IOCRSVOL, 0x400c_6f02),
+            (UBI_IOCRNVOL, 0x5110_6f03),
+            (UBI_IOCATT, 0x4018_6f40),
+            (UBI_IOCVOLUP, 0x4008_4f00),
+            (UBI_IOCEBCH, 0x4004_4f02),
+            (UBI_IOCVOLRMBLK, 0x0000_4f08),
+            (BLKFLSBUF, 0x0000_1261),
+        ];
+        for (ours, theirs) in numbers {
+            assert_eq!(ours, theirs, "{ours:#x} is not {theirs:#x}");
+        }
+    }
+
+    #[test]
+    fn members_are_where_the_kernel_looks_for_them() {
+        assert_eq!(offset_of!(Attach, max_beb_per1024), 12);
+        assert_eq!(offset_of!(MakeVolume, bytes), 8);
+        assert_eq!(offset_of!(MakeVolume, name_len), 18);
+        assert_eq!(offset_of!(MakeVolume, name), 24);
+        assert_eq!(offset_of!(ResizeVolume, vol_id), 8);
+        assert_eq!(offset_of!(RenameVolumes, entries), 16);
+        assert_eq!(offset_of!(NewName, name), 8);
+        assert_eq!(offset_of!(ChangeBlock, dtype), 8);
+    }
 
     #[test]
     fn peak_memory_grows_by_what_was_touched_and_does_not_shrink_again() {

@@ -29,7 +29,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Those of the system whose root is at `root`: `dev` and `sys` are looked for there.
+    /// Those of the system whose root is at `root`: `dev`, `proc`, `run` and `sys` are looked for there.
     #[must_use]
     pub fn new(root: &Path) -> Self {
         Self {
