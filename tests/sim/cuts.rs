@@ -123,7 +123,20 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    fn add(&mut self, done: usize, how: fmt::Arguments<'_>, disk: Snapshot, chips: &ChipsState) {
+    fn add(&mut self, done: usize, how: fmt::Arguments<'_>, disk: &Snapshot, chips: &ChipsState) {
+        let print = disk.fingerprint();
+        self.add_known(done, how, disk, print, chips);
+    }
+
+    /// The same for a disk whose fingerprint is known: to take it costs more than all else.
+    fn add_known(
+        &mut self,
+        done: usize,
+        how: fmt::Arguments<'_>,
+        disk: &Snapshot,
+        print: u64,
+        chips: &ChipsState,
+    ) {
         self.count += 1;
         let Run {
             root,
@@ -133,7 +146,7 @@ impl Seen<'_> {
         } = *self.run;
         // After its end the run has promised something: look at those disks again.
         let after_the_end = done == log.len();
-        let fingerprint = (after_the_end, disk.fingerprint(), chips.fingerprint());
+        let fingerprint = (after_the_end, print, chips.fingerprint());
         if !self.fingerprints.insert(fingerprint) {
             return;
         }
@@ -153,7 +166,7 @@ impl Seen<'_> {
             operation: done,
             after_the_end,
             story,
-            disk,
+            disk: disk.clone(),
             chips: chips.clone(),
         });
     }
@@ -169,13 +182,15 @@ impl Seen<'_> {
     ) {
         let mut states = vec![("nothing of it landed".to_owned(), chips.clone())];
         states.append(&mut chips.torn(op, random));
-        for (how, state) in states {
-            for (loss, lost) in [
-                (Loss::Nothing, "files landed"),
-                (Loss::Everything, "what was not synced of files is lost"),
-            ] {
-                let disk = disk.crash(loss);
-                self.add(done, format_args!("{how}; {lost}"), disk, &state);
+        let mut losses = vec![(Loss::Nothing, "files landed")];
+        if !disk.is_settled() {
+            losses.push((Loss::Everything, "what was not synced of files is lost"));
+        }
+        for (loss, lost) in losses {
+            let disk = disk.crash(loss);
+            let print = disk.fingerprint();
+            for (how, state) in &states {
+                self.add_known(done, format_args!("{how}; {lost}"), &disk, print, state);
             }
         }
     }
@@ -206,7 +221,7 @@ impl Seen<'_> {
                 self.add(
                     done,
                     format_args!("bytes {range:?} of it landed, and all before"),
-                    with_tear.crash(Loss::Nothing),
+                    &with_tear.crash(Loss::Nothing),
                     chips,
                 );
             }
@@ -228,7 +243,7 @@ impl Seen<'_> {
             ),
         ];
         for (loss, how) in losses {
-            self.add(done, format_args!("{how}"), disk.crash(loss), chips);
+            self.add(done, format_args!("{how}"), &disk.crash(loss), chips);
         }
         // A sync that is cut lands a part of what it was to land, and that is chance's work, too.
         let mut asked = disk.clone();
@@ -243,7 +258,7 @@ impl Seen<'_> {
             self.add(
                 done,
                 format_args!("by chance {seed:#x} a part of it and of what was not synced landed"),
-                landed,
+                &landed,
                 chips,
             );
         }

@@ -213,6 +213,11 @@ impl Disk {
         self.live.snapshot()
     }
 
+    /// True if nothing waits: a cut loses nothing.
+    pub fn is_settled(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// What `path` holds for a reader; empty if there is no such file.
     pub fn live_data(&self, path: &Path) -> &[u8] {
         let (dir, name) = self.place(path);
