@@ -193,64 +193,81 @@ impl UbiDevice {
                 leftovers.extend(self.volume(&name)?);
             }
         }
-        let room = |blocks| u64::from(blocks) * u64::from(info.leb_size);
-        match (volume, self.place.size) {
-            (Some(volume), size) if self.place.replace == Replace::Rename && !volume.damaged => {
-                let reserved = leftovers.iter().map(|volume| u64::from(volume.reserved));
-                let free = u64::from(info.available) + reserved.sum::<u64>();
-                // Both must have room now, and the next time, too.
-                let most = free.min((free + u64::from(volume.reserved)) / 2);
-                let blocks = blocks(size.unwrap_or(volume.capacity()), info.leb_size);
-                if blocks > most {
-                    let problem = format!(
-                        "to be replaced it needs a second volume of {} bytes beside it, there is room for {}",
-                        blocks * u64::from(info.leb_size),
-                        most * u64::from(info.leb_size)
-                    );
-                    return Err(self.unusable(&name, problem));
-                }
-                Ok((Way::Beside, blocks * u64::from(info.leb_size)))
+        match volume {
+            Some(volume) if self.place.replace == Replace::Rename && !volume.damaged => {
+                self.outlook_beside(&info, &volume, &leftovers)
             }
-            (Some(volume), size) => {
-                let wanted = blocks(size.unwrap_or_default(), volume.usable_leb_size);
-                let reserved = u64::from(volume.reserved);
-                if (reserved + 1..=reserved + u64::from(info.available)).contains(&wanted) {
-                    Ok((Way::Grown, wanted * u64::from(volume.usable_leb_size)))
-                } else {
-                    Ok((Way::AsItIs, volume.capacity()))
+            Some(volume) => {
+                let block = u64::from(volume.usable_leb_size);
+                let has = u64::from(volume.reserved);
+                let wanted = blocks(self.place.size.unwrap_or_default(), volume.usable_leb_size);
+                let can_grow_to = has + 1..=has + u64::from(info.available);
+                match can_grow_to.contains(&wanted) {
+                    true => Ok((Way::Grown, wanted * block)),
+                    false => Ok((Way::AsItIs, volume.capacity())),
                 }
             }
-            (None, _) if !leftovers.is_empty() => {
-                let names = leftovers.iter().map(|volume| volume.name.as_str());
-                let names: Vec<_> = names.collect();
+            None if leftovers.is_empty() => self.outlook_missing(&info),
+            None => {
+                let names: Vec<_> = leftovers.into_iter().map(|volume| volume.name).collect();
                 let problem = format!(
                     "it is missing, and there is {}: give the good one its name back",
                     names.join(" and ")
                 );
                 Err(self.unusable(&name, problem))
             }
-            (None, None) => Err(FlashError::NotFound {
-                name: self.named(&name),
+        }
+    }
+
+    /// The outlook if a successor is written. There must be room for one now, and the next time, too.
+    fn outlook_beside(
+        &self,
+        info: &UbiInfo,
+        volume: &VolumeInfo,
+        leftovers: &[VolumeInfo],
+    ) -> Result<(Way, u64), FlashError> {
+        let block = u64::from(info.leb_size);
+        let reserved = leftovers.iter().map(|volume| u64::from(volume.reserved));
+        let free = u64::from(info.available) + reserved.sum::<u64>();
+        let most = free.min((free + u64::from(volume.reserved)) / 2);
+        let wanted = self.place.size.unwrap_or(volume.capacity());
+        let wanted = blocks(wanted, info.leb_size);
+        if wanted > most {
+            let problem = format!(
+                "to be replaced it needs a second volume of {} bytes beside it, there is room for {}",
+                wanted * block,
+                most * block
+            );
+            return Err(self.unusable(&volume.name, problem));
+        }
+        Ok((Way::Beside, wanted * block))
+    }
+
+    /// The outlook of a volume that does not exist yet.
+    fn outlook_missing(&self, info: &UbiInfo) -> Result<(Way, u64), FlashError> {
+        let name = &self.place.volume;
+        let Some(size) = self.place.size else {
+            return Err(FlashError::NotFound {
+                name: self.named(name),
                 problem: "there is no such volume; make it, or give it a `size` in the board file"
                     .to_owned(),
-            }),
-            (None, Some(size)) => {
-                let capacity = blocks(size, info.leb_size) * u64::from(info.leb_size);
-                // Once it is made there has to be room for its successor.
-                let need = match self.place.replace {
-                    Replace::InPlace => capacity,
-                    Replace::Rename => capacity.saturating_mul(2),
-                };
-                if need > room(info.available) {
-                    let problem = format!(
-                        "it is missing, and to make it takes {need} bytes, {} are available",
-                        room(info.available)
-                    );
-                    return Err(self.unusable(&name, problem));
-                }
-                Ok((Way::Created, capacity))
-            }
+            });
+        };
+        let block = u64::from(info.leb_size);
+        let capacity = blocks(size, info.leb_size) * block;
+        let need = match self.place.replace {
+            Replace::InPlace => capacity,
+            // Once it is made there has to be room for its successor.
+            Replace::Rename => capacity.saturating_mul(2),
+        };
+        let available = u64::from(info.available) * block;
+        if need > available {
+            let problem = format!(
+                "it is missing, and to make it takes {need} bytes, {available} are available"
+            );
+            return Err(self.unusable(name, problem));
         }
+        Ok((Way::Created, capacity))
     }
 
     /// Writes the volume itself.
