@@ -139,6 +139,7 @@ struct Odd {
     geometry: Geometry,
     mark_bad: Option<Errno>,
     reads: Option<Errno>,
+    changes: Option<Errno>,
 }
 
 impl Odd {
@@ -149,6 +150,7 @@ impl Odd {
             chip,
             mark_bad: None,
             reads: None,
+            changes: None,
         }
     }
 }
@@ -170,11 +172,17 @@ impl RawMtd for Odd {
     }
 
     fn erase(&mut self, offset: u64) -> io::Result<()> {
-        self.chip.erase(offset)
+        match self.changes {
+            Some(errno) => Err(errno.into()),
+            None => self.chip.erase(offset),
+        }
     }
 
     fn program(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.chip.program(offset, bytes)
+        match self.changes {
+            Some(errno) => Err(errno.into()),
+            None => self.chip.program(offset, bytes),
+        }
     }
 
     fn read(&mut self, offset: u64, bytes: &mut [u8]) -> io::Result<u32> {
@@ -352,7 +360,16 @@ fn a_block_that_reads_as_erased_is_erased_before_it_is_programmed() {
 }
 
 #[test]
-fn pages_of_ff_are_not_programmed_and_the_last_one_is_filled_with_it() {
+fn the_last_page_is_filled_with_ff() {
+    let chips = nand(&[]);
+    chips.put(MTD, 0, &image(3 * NAND_BLOCK, 9));
+    install(&chips, &whole(), &image(NAND_BLOCK + PAGE + 10, 1));
+    let rest = &chips.contents(MTD)[NAND_BLOCK + PAGE + 10..2 * NAND_BLOCK];
+    assert!(rest.iter().all(|&byte| byte == 0xff));
+}
+
+#[test]
+fn pages_of_ff_are_not_programmed() {
     let chips = nand(&[]);
     chips.put(MTD, 0, &image(3 * NAND_BLOCK, 9));
     let mut new = image(NAND_BLOCK + 10, 1);
@@ -364,8 +381,6 @@ fn pages_of_ff_are_not_programmed_and_the_last_one_is_filled_with_it() {
         _ => None,
     });
     assert_eq!(programs.collect::<Vec<_>>(), [0, 1, 5, 6, 7, 8]);
-    let last = &chips.contents(MTD)[NAND_BLOCK + 10..2 * NAND_BLOCK];
-    assert!(last.iter().all(|&byte| byte == 0xff));
 }
 
 #[test]
@@ -500,20 +515,21 @@ fn when_no_good_block_is_left_the_flash_is_worn_out() {
 }
 
 #[test]
-fn a_block_of_nor_that_fails_is_an_error() {
-    let chips = nor();
-    chips.set_read_only(MTD);
-    let mut odd = Odd::of(&chips);
-    odd.geometry.writable = true;
-    let mut device = MtdDevice::new(Box::new(odd), &whole()).expect("it is usable");
-    let error = write(&mut device, &image(100, 1)).expect_err("it refuses");
-    assert!(
-        error
-            .to_string()
-            .starts_with("cannot erase mtd firmware at 0x0"),
-        "{error}"
-    );
-    assert_eq!(chips.violations(), Vec::<String>::new());
+fn a_failure_that_is_not_of_a_block_marks_none_bad() {
+    for (chips, errno) in [
+        (nand(&[]), Errno::TIMEDOUT),
+        (nand(&[]), Errno::ROFS),
+        (nor(), Errno::IO), // of which no block can be marked
+    ] {
+        let mut odd = Odd::of(&chips);
+        odd.changes = Some(errno);
+        let mut device = MtdDevice::new(Box::new(odd), &whole()).expect("it is usable");
+        let error = write(&mut device, &image(100, 1)).expect_err("it refuses");
+        let expected = "cannot erase mtd firmware at 0x0: ";
+        assert!(message(&error).starts_with(expected), "{error}");
+        assert_eq!(chips.log(), []);
+        assert_eq!(chips.violations(), Vec::<String>::new());
+    }
 }
 
 #[test]

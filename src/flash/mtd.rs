@@ -13,8 +13,8 @@
 //!
 //! After a cut, blocks of the image before the cut one have new bytes, those behind it old ones, and
 //! the cut one has anything. There is no journal: the next run compares all of them again. The part
-//! must not be booted meanwhile, which is for the boot loader's state to say; with `header_last`
-//! the first block says it, too.
+//! must not be booted meanwhile, which is for the boot loader's state to say; with `header_last` its
+//! first block says it, too, being erased before any other changes and programmed behind all.
 
 use std::io::{self, Read, Write};
 
@@ -112,8 +112,8 @@ pub fn good_blocks(raw: &mut dyn RawMtd, start: u64, end: u64) -> io::Result<Vec
 
 /// So many blocks that fail one after the other are not worn out: the chip is write-protected, its
 /// supply too low, or its driver lost, and each further one would be marked bad for ever and for
-/// nothing. Data sheets allow 2 % bad blocks over the life of a chip, so that a row of four by chance
-/// is one run in millions.
+/// nothing. Data sheets allow 2 % bad blocks over the whole life of a chip: that four of one run fail by
+/// chance is next to impossible. Should they be worn out all the same, each run gets past three.
 const FAILURES_IN_A_ROW: u32 = 4;
 
 /// A part on an MTD.
@@ -329,7 +329,9 @@ impl<'a> Pass<'a> {
             self.erase_header()?;
             match self.replace(offset, new) {
                 Ok(()) => break,
-                Err(failure) => self.retire(self.next, failure)?,
+                Err(failure) => {
+                    self.retire(self.next, failure)?;
+                }
             }
         }
         self.next += 1;
@@ -400,14 +402,13 @@ impl<'a> Pass<'a> {
     /// gone by: the next run finds the block marked, and writes them where they belong.
     fn lose_header(&mut self, failure: Failure) -> Result<(), FlashError> {
         let offset = self.device.blocks[0];
-        let cause = io::Error::new(failure.source.kind(), failure.source.to_string());
-        self.retire(0, failure)?;
+        let source = self.retire(0, failure)?;
         Err(FlashError::Unusable {
             name: self.device.name.clone(),
             problem: format!(
                 "its first block, at {offset:#x}, went bad and is marked so; run again to write all blocks one further"
             ),
-            source: Some(cause),
+            source: Some(source),
         })
     }
 
@@ -434,14 +435,10 @@ impl<'a> Pass<'a> {
         if threshold == 0 || corrected < threshold {
             return Ok(true);
         }
-        let page_size = self.device.raw.geometry().page_size;
-        for at in (offset..offset + new.len() as u64).step_by(page_size as usize) {
-            let count = at_most(
-                &self.old[..page_size as usize],
-                offset + new.len() as u64 - at,
-            );
-            match self.read(at, count)? {
-                Some(corrected) if corrected < threshold => {}
+        let page_size = self.device.raw.geometry().page_size as usize;
+        for (at, page) in (offset..).step_by(page_size).zip(new.chunks(page_size)) {
+            match self.read(at, page.len())? {
+                Some(corrected) if corrected < threshold && self.old[..page.len()] == *page => {}
                 _ => return Ok(false),
             }
         }
@@ -522,11 +519,12 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Takes a good block that failed out of use, for ever. Fails if it is not the block that failed.
+    /// Takes a good block that failed out of use, for ever, and says why it failed. Fails itself if it
+    /// is not the block that did.
     ///
     /// Power may go before it is marked: it then holds anything, differs from the image, and fails again
     /// or does not.
-    fn retire(&mut self, index: usize, failure: Failure) -> Result<(), FlashError> {
+    fn retire(&mut self, index: usize, failure: Failure) -> Result<io::Error, FlashError> {
         let Failure { verb, source } = failure;
         let offset = self.device.blocks[index];
         // EIO is the status that the chip itself gives: see nand_erase_nand() and
@@ -560,7 +558,7 @@ impl<'a> Pass<'a> {
             .map_err(|source| self.device.failed("mark as bad a block of", offset, source))?;
         self.device.blocks.remove(index);
         self.done.gone_bad += 1;
-        Ok(())
+        Ok(source)
     }
 }
 
