@@ -6,10 +6,10 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use sysupgrade_rs::board::{Volume, VolumeType};
+use sysupgrade_rs::board::{MtdPlace, Replace, UbiPlace, Volume, VolumeType};
 use sysupgrade_rs::flash::mtd::{Geometry, Kind, RawMtd};
 use sysupgrade_rs::flash::ubi::{RawUbi, UbiInfo, VolumeInfo};
-use sysupgrade_rs::flash::{Chips, FlashError, Kernel};
+use sysupgrade_rs::flash::{Chips, Device, FlashError, Kernel, MtdDevice, UbiDevice, Written};
 use tempfile::TempDir;
 
 /// A made-up `/sys`, `/proc` and `/dev`. Every device is `/dev/null`: it is a character device and knows
@@ -468,7 +468,7 @@ fn a_volume_to_mount_that_is_not_there_is_refused_with_those_that_there_are() {
 /// On the chips that `nandsim`, `mtdram` and UBI simulate, in a virtual machine that is thrown away:
 ///
 /// ```text
-/// modprobe nandsim id_bytes=0x20,0xa1,0x00,0x15 parts=8,8,400 badblocks=3 gravepages=320:1 weakblocks=9:2 bitflips=1
+/// modprobe nandsim id_bytes=0x20,0xa1,0x00,0x15 parts=8,8,400 badblocks=3,420 gravepages=320:1 weakblocks=9:2,422:1 bitflips=1
 /// modprobe mtdram total_size=1024 erase_size=64
 /// modprobe mtdblock; modprobe jffs2; modprobe ubi; modprobe ubifs
 /// insmod lockflash.ko
@@ -478,7 +478,8 @@ fn a_volume_to_mount_that_is_not_there_is_refused_with_those_that_there_are() {
 /// `ubiblock`, `mount` and `umount` are used; `lockflash.ko` is made of `qemu/lockflash.c`.
 ///
 /// Partition 0 of the NAND chip has a bad block (3) and a page that cannot be corrected when it is read
-/// for the second time (the first of block 5); in partition 1 block 1 can be erased twice.
+/// for the second time (the first of block 5); in partition 1 block 1 can be erased twice. In
+/// partition 3 block 4 is bad, and block 6 can be erased once.
 mod real {
     use std::process::Command;
 
@@ -620,7 +621,7 @@ mod real {
     }
 
     fn clean(ubi: &mut dyn RawUbi) {
-        for name in ["a", "b", "c", "old", "fixed"] {
+        for name in ["a", "b", "c", "old", "fixed", "a-new", "a-old"] {
             if ubi.volume(name).expect("it can be asked").is_some() {
                 ubi.remove(name).expect("nobody uses it");
             }
@@ -940,5 +941,65 @@ mod real {
             fs::read_to_string(point.join("file")).expect("it was written"),
             "kept"
         );
+    }
+
+    /// Writes an image, and demands that the same bytes come back.
+    fn write(device: &mut dyn Device, bytes: &[u8]) -> Written {
+        let len = bytes.len() as u64;
+        let written = device.write_image(&mut &*bytes, len).expect("it fits");
+        let mut back = Vec::new();
+        device.read_image(len, &mut back).expect("it was written");
+        assert!(back == bytes, "another content came back");
+        written
+    }
+
+    #[test]
+    #[ignore = "needs nandsim"]
+    fn an_image_goes_around_blocks_that_are_bad_and_that_go_bad() {
+        let place = MtdPlace {
+            mtd: nand(3),
+            offset: 0,
+            size: Some(12 << 17),
+            header_last: true,
+        };
+        let device = || MtdDevice::new(open(&nand(3)), &place).expect("a part");
+        assert_eq!(device().capacity(), 11 << 17);
+        let image = |seed| pattern(8 * BLOCK + 1000, seed);
+        let gone_bad: u64 = (6..9)
+            .map(|seed| write(&mut device(), &image(seed)).gone_bad)
+            .sum();
+        assert_eq!(gone_bad, 1);
+        assert_eq!(device().capacity(), 10 << 17);
+        let again = write(&mut device(), &image(8));
+        assert_eq!((again.written, again.erased), (0, 0));
+        assert_eq!(again.unchanged, 8 * BLOCK as u64 + 1000);
+    }
+
+    #[test]
+    #[ignore = "needs nandsim and ubi"]
+    fn an_image_goes_into_a_volume_of_either_type_in_either_way() {
+        for volume_type in [VolumeType::Dynamic, VolumeType::Static] {
+            for replace in [Replace::InPlace, Replace::Rename] {
+                clean(&mut *ubi());
+                let place = UbiPlace {
+                    mtd: nand(2),
+                    volume: "a".to_owned(),
+                    size: Some(1 << 20),
+                    volume_type,
+                    replace,
+                };
+                let device = || UbiDevice::new(ubi(), &place).expect("there is room");
+                for seed in [1, 2] {
+                    let written = write(&mut device(), &pattern(700_000, seed));
+                    assert_eq!(written.unchanged + written.written, 700_000);
+                }
+                let volume = ubi()
+                    .volume("a")
+                    .expect("it can be asked")
+                    .expect("it is there");
+                assert_eq!(volume.volume_type, volume_type);
+            }
+        }
+        clean(&mut *ubi());
     }
 }
