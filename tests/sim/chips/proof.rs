@@ -394,6 +394,7 @@ fn a_commit_on_a_chip_before_a_file_is_sure_is_caught() {
                 false => file.place().expect("placed"),
             }
             rewrite(chips, "nor");
+            mtd(chips, "nor").erase(2 * BLOCK).expect("something else");
         }
     };
     let broken = |crash: &&Crash| {
@@ -401,7 +402,12 @@ fn a_commit_on_a_chip_before_a_file_is_sure_is_caught() {
         committed && crash.disk.data("archive") != Some(b"content")
     };
     let hasty = crashes(&nor(), work(false));
-    assert!(hasty.iter().any(|crash| broken(&crash)));
+    for after_the_end in [false, true] {
+        let mut crashes = hasty
+            .iter()
+            .filter(|crash| crash.after_the_end == after_the_end);
+        assert!(crashes.any(|crash| broken(&crash)), "{after_the_end}");
+    }
     let right = crashes(&nor(), work(true));
     assert!(!right.iter().any(|crash| broken(&crash)));
     assert!(right.iter().any(|crash| crash.after_the_end));
