@@ -338,8 +338,8 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Takes the first block of the image, to be written when all others are. The block that it
-    /// belongs in is known from now on.
+    /// Takes the first block of the image, to be written when all others are. It belongs in the first
+    /// good block: there is one, since the image fits, and it stays the first until the header is lost.
     fn keep_header(&mut self, new: &[u8]) -> Result<(), FlashError> {
         let first = self.device.blocks[0];
         let medium = match self.holds(first, new)? {
