@@ -281,7 +281,7 @@ fn an_mtd_is_not_written_under_ubi_or_a_file_system() {
         let open = |name| system.open_mtd(name).expect("it is there");
         let error = write(&mut *open("root")).expect_err("it is mounted");
         assert_eq!(error.kind(), ErrorKind::ResourceBusy);
-        assert_eq!(error.to_string(), "mounted on /rom");
+        assert_eq!(error.to_string(), "mtd2 is mounted on /rom");
     }
     let mut kernel = system.open_mtd("kernel").expect("it is there");
     assert!(was_tried(kernel.erase(0)), "nobody else has it");
@@ -291,8 +291,48 @@ fn an_mtd_is_not_written_under_ubi_or_a_file_system() {
         let mut kernel = system.open_mtd("kernel").expect("it is there");
         let error = write(&mut *kernel).expect_err("ubi has it");
         assert_eq!(error.kind(), ErrorKind::ResourceBusy);
-        assert_eq!(error.to_string(), "ubi6 is attached to it");
+        assert_eq!(error.to_string(), "ubi6 is attached to mtd1");
     }
+}
+
+/// As `firmware` of many routers, of which the kernel makes `kernel` and `root` once it has looked inside.
+#[test]
+fn an_mtd_is_not_written_under_what_is_cut_out_of_it_or_it_is_cut_out_of() {
+    let system = System::new();
+    for (number, name) in ["firmware", "kernel", "root", "firmware2"]
+        .iter()
+        .enumerate()
+    {
+        let number = u32::try_from(number).expect("few");
+        system.mtd(number, name, &[]);
+        // The class has links; the devices are below their chip or partition.
+        let link = system.path(&format!("sys/class/mtd/mtd{number}"));
+        let parent = if matches!(number, 1 | 2) {
+            "chip/mtd0"
+        } else {
+            "chip"
+        };
+        let parent = system.path("sys/devices").join(parent);
+        fs::create_dir_all(&parent).expect("a directory");
+        let place = parent.join(format!("mtd{number}"));
+        fs::rename(&link, &place).expect("one file system");
+        symlink(&place, &link).expect("the name is free");
+    }
+    let erase = |name| {
+        let mut mtd = system.open_mtd(name).expect("it is there");
+        mtd.erase(0).expect_err("no chip").to_string()
+    };
+    for name in ["firmware", "kernel", "root", "firmware2"] {
+        assert!(erase(name).starts_with("Inappropriate ioctl"), "{name}");
+    }
+    system.ubi(0, "2");
+    assert_eq!(erase("firmware"), "ubi0 is attached to mtd2");
+    assert_eq!(erase("root"), "ubi0 is attached to mtd2");
+    assert!(erase("kernel").starts_with("Inappropriate ioctl"));
+    assert!(erase("firmware2").starts_with("Inappropriate ioctl"));
+    system.ubi(0, "0");
+    assert_eq!(erase("kernel"), "ubi0 is attached to mtd0");
+    assert!(erase("firmware2").starts_with("Inappropriate ioctl"));
 }
 
 #[test]
@@ -654,7 +694,7 @@ mod real {
         assert_eq!(again.available, info.available);
         let error = open(&nand(2)).erase(0).expect_err("ubi is on it");
         assert_eq!(error.kind(), ErrorKind::ResourceBusy);
-        assert_eq!(error.to_string(), "ubi0 is attached to it");
+        assert_eq!(error.to_string(), "ubi0 is attached to mtd2");
         open(&nand(2))
             .read(0, &mut [0; PAGE])
             .expect("reading does no harm");
@@ -866,7 +906,7 @@ mod real {
         let error = open("mtdram test device")
             .erase(0)
             .expect_err("it is mounted");
-        assert_eq!(error.to_string(), "mounted on /mnt");
+        assert_eq!(error.to_string(), format!("mtd{number} is mounted on /mnt"));
         let unmounted = Command::new("umount").arg("/mnt").status();
         assert!(unmounted.expect("umount is there").success());
         open("mtdram test device")

@@ -49,26 +49,20 @@ impl Mtd {
         };
         let mut others = Vec::new();
         let mut found = Vec::new();
-        for entry in Entry::all(root, "mtd", |entry| number_of(entry, "mtd").is_some())? {
-            let its_name = entry.text("name")?;
+        for mtd in all(root)? {
+            let its_name = mtd.entry.text("name")?;
             if its_name == name {
-                found.push(entry);
+                found.push(mtd);
             } else {
                 others.push(its_name);
             }
         }
         if found.len() > 1 {
-            let numbers: Vec<&str> = found.iter().map(|entry| &*entry.name).collect();
+            let numbers: Vec<&str> = found.iter().map(|mtd| &*mtd.entry.name).collect();
             return not_found(format!("{} have this name", numbers.join(" and ")));
         }
-        if let Some(entry) = found.pop()
-            && let Some(number) = number_of(&entry.name, "mtd")
-        {
-            return Ok(Self {
-                root: root.to_owned(),
-                entry,
-                number,
-            });
+        if let Some(mtd) = found.pop() {
+            return Ok(mtd);
         }
         others.sort();
         not_found(if others.is_empty() {
@@ -117,22 +111,56 @@ impl Mtd {
         Ok(geometry)
     }
 
-    /// Who works on it through the kernel. Nothing else says so: the character device can be opened for
-    /// writing under a mounted file system, and under UBI.
+    /// Who works on it, or on an MTD that shares flash with it, through the kernel. Nothing else says so:
+    /// the character device can be opened for writing under UBI and under a mounted file system.
     fn user(&self) -> files::Result<Option<String>> {
-        if let Some(ubi) = ubi_on(&self.root, self.number)? {
-            return Ok(Some(format!("{} is attached to it", ubi.name)));
-        }
         let mounts = below(&self.root, Path::new("/proc/self/mountinfo"));
         let mounts = files::read_if_exists(&mounts, MAX_MOUNTS)?.unwrap_or_default();
-        let device = format!("{BLOCK_MAJOR}:{}", self.number);
-        // Documentation/filesystems/proc.rst 3.5: id, parent, major:minor, root, mount point, ...
-        let mounted = String::from_utf8_lossy(&mounts).lines().find_map(|line| {
-            let mut fields = line.split(' ').skip(2);
-            (fields.next()? == device).then(|| fields.nth(1).unwrap_or_default().to_owned())
-        });
-        Ok(mounted.map(|point| format!("mounted on {point}")))
+        let mounts = String::from_utf8_lossy(&mounts);
+        let here = self.entry.place()?;
+        for other in all(&self.root)? {
+            // `firmware` of many routers is cut into a kernel and a root once more. In sysfs, a partition
+            // of a partition lies below it, and partitions of a chip beside each other.
+            let place = other.entry.place()?;
+            if !place.starts_with(&here) && !here.starts_with(&place) {
+                continue;
+            }
+            let name = &other.entry.name;
+            if let Some(ubi) = ubi_on(&self.root, other.number)? {
+                return Ok(Some(format!("{} is attached to {name}", ubi.name)));
+            }
+            if let Some(point) = mounted_on(&mounts, other.number) {
+                return Ok(Some(format!("{name} is mounted on {point}")));
+            }
+        }
+        Ok(None)
     }
+}
+
+/// All MTDs of this system.
+fn all(root: &Path) -> files::Result<Vec<Mtd>> {
+    let entries = Entry::all(root, "mtd", |name| number_of(name, "mtd").is_some())?;
+    Ok(entries
+        .into_iter()
+        .filter_map(|entry| {
+            Some(Mtd {
+                root: root.to_owned(),
+                number: number_of(&entry.name, "mtd")?,
+                entry,
+            })
+        })
+        .collect())
+}
+
+/// Where the MTD of this number is mounted.
+fn mounted_on(mounts: &str, mtd: i32) -> Option<&str> {
+    let device = format!("{BLOCK_MAJOR}:{mtd}");
+    // Documentation/filesystems/proc.rst 3.5: id, parent, major:minor, root, mount point, ...
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(2);
+        let is_it = fields.next()? == device;
+        fields.nth(1).filter(|_| is_it)
+    })
 }
 
 /// The UBI device on the MTD of this number.

@@ -49,6 +49,11 @@ impl Entry {
             .collect())
     }
 
+    /// Where it is in the tree of all devices, below what it is a part of.
+    pub(super) fn place(&self) -> files::Result<PathBuf> {
+        fs::canonicalize(&self.dir).map_err(FileError::at("look at", &self.dir))
+    }
+
     /// An attribute, without the newline that the kernel ends it with. Nothing else is trimmed: names may
     /// begin and end with spaces.
     pub(super) fn text(&self, attribute: &str) -> files::Result<String> {
