@@ -328,12 +328,17 @@ impl Counts {
         let of_it = self.erases.iter().filter(|((name, _), _)| name == chip);
         of_it.map(|(_, count)| count).sum()
     }
+
+    /// Erases of the erase block that was erased most often: what wears out first.
+    pub fn most_erases(&self) -> u64 {
+        self.erases.values().max().copied().unwrap_or_default()
+    }
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let erases: u64 = self.erases.values().sum();
-        let most = self.erases.values().max().copied().unwrap_or_default();
+        let most = self.most_erases();
         let programs: u64 = self.programs.values().sum();
         write!(
             f,
