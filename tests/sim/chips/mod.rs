@@ -602,8 +602,7 @@ impl Chips {
     /// The whole MTD without regard to bad blocks, as a program would read it that does not know of
     /// errors.
     pub fn contents(&self, name: &str) -> Vec<u8> {
-        let bench = &mut *self.0.borrow_mut();
-        match &*bench.state.chips[name] {
+        match &*self.0.borrow().state.chips[name] {
             Chip::Nor(nor) => nor.contents(),
             Chip::Nand(nand) => nand.contents(),
             Chip::Ubi(_) => panic!("{name} is UBI's"),

@@ -174,13 +174,17 @@ impl Nand {
         let erase_size = self.erase_size();
         assert!(offset.is_multiple_of(erase_size), "whole erase blocks");
         let first = offset / erase_size;
-        let mut good = (first..self.blocks.len()).filter(|number| !self.blocks[*number].bad);
-        let good: Vec<usize> = good.by_ref().collect();
-        for (number, bytes) in good.iter().zip(bytes.chunks(erase_size)) {
-            let block = &mut self.blocks[*number];
+        let page_size = self.page_size;
+        let mut good = self
+            .blocks
+            .iter_mut()
+            .skip(first)
+            .filter(|block| !block.bad);
+        for bytes in bytes.chunks(erase_size) {
+            let block = good.next().expect("room in good blocks");
             block.pages.fill(ERASED);
-            for (page, bytes) in bytes.chunks(self.page_size).enumerate() {
-                let mut content = vec![0xff; self.page_size];
+            for (page, bytes) in bytes.chunks(page_size).enumerate() {
+                let mut content = vec![0xff; page_size];
                 content[..bytes.len()].copy_from_slice(bytes);
                 block.pages[page].content = Some(Bytes::new(content));
                 block.next = page + 1;

@@ -52,10 +52,10 @@ impl Nor {
     }
 
     pub(super) fn put(&mut self, offset: usize, bytes: &[u8]) {
-        for (number, byte) in bytes.chunks(self.erase_size).enumerate() {
+        assert!(offset.is_multiple_of(self.erase_size), "whole erase blocks");
+        for (number, bytes) in bytes.chunks(self.erase_size).enumerate() {
             let mut content = vec![0xff; self.erase_size];
-            content[..byte.len()].copy_from_slice(byte);
-            assert!(offset.is_multiple_of(self.erase_size), "whole erase blocks");
+            content[..bytes.len()].copy_from_slice(bytes);
             self.blocks[offset / self.erase_size + number].content = Bytes::new(content);
         }
     }
