@@ -15,15 +15,17 @@ mod world;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::{env, fs};
 
-use sysupgrade_rs::boot::{Bootloader, GrubEnv};
+use sysupgrade_rs::board::{Board, VIRTUAL};
+use sysupgrade_rs::data::Data;
 use sysupgrade_rs::digest::Digest;
 use sysupgrade_rs::files;
 use sysupgrade_rs::files::trace::{self, Op};
 use sysupgrade_rs::slots::{BootState, Condition, Slot};
 
-use sim::{Crash, Disk, Random, cuts, one_each, path_of};
+use sim::{Chips, ChipsState, Crash, Operation, Random, Raw, Run, one_each, path_of, simulated};
 use world::router::{Booted, PERSISTENT, Result, Router};
 use world::snapshot::{Entry, Snapshot};
 use world::{System, World, describe, lived_in};
@@ -49,18 +51,18 @@ impl Side {
             kernel: system.kernel.clone(),
             root: system.root_part()?,
             views: vec![view(router)?],
-            upper: Snapshot::read(&router.upper(slot))?,
+            upper: Snapshot::read(&router.upper(slot)?)?,
         })
     }
 
-    /// True if these parts hold this system.
-    fn is_in(&self, parts: &Parts) -> bool {
-        parts[0].starts_with(&self.kernel) && parts[1].starts_with(&self.root)
+    /// True if its slot holds this system.
+    fn is_whole(&self, router: &Router) -> Result<bool> {
+        holds(router, self.slot, &self.kernel, &self.root)
     }
 
     /// Complains unless this system runs, whole, with its own configuration.
     fn check(&self, router: &Router) -> Result<()> {
-        if !self.is_in(&parts(router, self.slot)?) {
+        if !self.is_whole(router)? {
             return Err(format!("slot {} runs, and is not whole", router.name(self.slot)).into());
         }
         let found = view(router)?;
@@ -78,12 +80,19 @@ impl Side {
     }
 }
 
-/// Content of the media of a slot: kernel and root.
-type Parts = [Vec<u8>; 2];
-
-fn parts(router: &Router, slot: Slot) -> Result<Parts> {
-    let read = |name| -> Result<_> { Ok(fs::read(router.part(slot, name)?)?) };
-    Ok([read("kernel")?, read("root")?])
+/// True if a slot holds these parts, as a kernel reads them.
+fn holds(router: &Router, slot: Slot, kernel: &[u8], root: &[u8]) -> Result<bool> {
+    for part in router.part_names() {
+        let content = match router.holds_root(part) {
+            true => root,
+            false => kernel,
+        };
+        match router.read_part(slot, part) {
+            Ok(found) if found.starts_with(content) => {}
+            _ => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 /// Which of the two systems the next boot must find.
@@ -99,20 +108,79 @@ enum Finds {
 /// A run that is cut: what the disk held before, what was written, and what a cut may lead to.
 struct Leg {
     name: &'static str,
-    start: Snapshot,
-    log: Vec<Op>,
+    work: Recording,
     /// After a cut in it, and after its end.
     finds: [Finds; 2],
+}
+
+/// What a router wrote, and what it had before.
+struct Recording {
+    disk: Snapshot,
+    log: Vec<Op>,
+    chips: ChipsState,
+    chips_log: Vec<Operation>,
+}
+
+impl Recording {
+    fn run<'a>(&'a self, root: &'a Path) -> Run<'a> {
+        Run {
+            root,
+            disk: &self.disk,
+            log: &self.log,
+            chips: &self.chips,
+            chips_log: &self.chips_log,
+        }
+    }
+}
+
+/// A router on a desk, with probes at its chips.
+struct Bench {
+    world: World,
+    board: Board,
+    chips: Chips,
+}
+
+impl Bench {
+    /// One as it leaves the factory, of this board with chips of this kind; power is off.
+    fn new(board: &Board, raw: Raw, system: &System) -> Result<Self> {
+        let (board, chips) = simulated(board, raw, seed()?);
+        let dir = world::temporary_directory()?;
+        let router = router(&dir.path().join("router"), &board, &chips);
+        let world = World::with(dir, router, system)?;
+        Ok(Self {
+            world,
+            board,
+            chips,
+        })
+    }
+
+    fn router(&self) -> &Router {
+        &self.world.router
+    }
+}
+
+fn router(dir: &Path, board: &Board, chips: &Chips) -> Router {
+    chips.set_dir(dir);
+    Router::of(dir, board, Rc::new(chips.clone()))
+}
+
+/// A router without power with this on its disk and in its flash.
+fn router_with(dir: &Path, board: &Board, crash: &Crash) -> Result<(Router, Chips)> {
+    let chips = Chips::with_state(&crash.chips);
+    let router = router(dir, board, &chips);
+    router.set_disk(&crash.disk)?;
+    Ok((router, chips))
 }
 
 /// An upgrade from one system to another.
 struct Upgrade {
     /// The directory of the router that lived through it.
     dir: PathBuf,
+    board: Board,
     old: Side,
     new: Side,
-    /// The parts of the system that was in the slot of the new one before, if there was any.
-    before: Option<Parts>,
+    /// Kernel and root of the system that was in the slot of the new one before, if there was any.
+    before: Option<(Vec<u8>, Vec<u8>)>,
     image: Vec<u8>,
     keep: bool,
     legs: Vec<Leg>,
@@ -137,19 +205,25 @@ impl Losses {
     }
 }
 
-/// Runs `work` on a router and records what it writes to the disk.
-fn record(router: &Router, work: impl FnOnce() -> Result<()>) -> Result<(Snapshot, Vec<Op>)> {
-    let start = router.disk()?;
+/// Runs `work` on a router and records what it writes to its disk and chips.
+fn record(router: &Router, chips: &Chips, work: impl FnOnce() -> Result<()>) -> Result<Recording> {
+    let (disk, state) = (router.disk()?, chips.state());
     let (done, mut log) = trace::record(work);
     done?;
-    log.retain(|op| on_disk(op, router.dir()));
-    Ok((start, log))
+    log.retain(|op| persists(op, router.dir()));
+    Ok(Recording {
+        disk,
+        log,
+        chips: state,
+        chips_log: chips.log(),
+    })
 }
 
-fn on_disk(op: &Op, dir: &Path) -> bool {
-    PERSISTENT
-        .iter()
-        .any(|kept| path_of(op).starts_with(dir.join(kept)))
+fn persists(op: &Op, dir: &Path) -> bool {
+    matches!(op, Op::Elsewhere(_))
+        || PERSISTENT
+            .iter()
+            .any(|kept| path_of(op).starts_with(dir.join(kept)))
 }
 
 fn power_on(router: &Router) -> Result<Slot> {
@@ -161,18 +235,25 @@ fn power_on(router: &Router) -> Result<Slot> {
 
 impl Upgrade {
     /// An upgrade of a router that runs `old`, with nothing done yet.
-    fn prepare(world: &World, old: &System, new: &System, keep: bool) -> Result<Self> {
-        let router = &world.router;
+    fn prepare(
+        bench: &Bench,
+        before: Option<&System>,
+        old: &System,
+        new: &System,
+        keep: bool,
+    ) -> Result<Self> {
+        let router = bench.router();
         let from = router.running()?.ok_or("power is off")?;
         Ok(Self {
             dir: router.dir().to_owned(),
+            board: bench.board.clone(),
             old: Side::of(router, from, old)?,
             new: Side::of(router, from.other(), new)?,
-            before: match state(router)?.condition(from.other()) {
-                Condition::Unbootable => None,
-                _ => Some(parts(router, from.other())?),
+            before: match before {
+                Some(system) => Some((system.kernel.clone(), system.root_part()?)),
+                None => None,
             },
-            image: world.image(new)?,
+            image: bench.world.image(new)?,
             keep,
             legs: Vec::new(),
             losses: Losses::All,
@@ -180,14 +261,20 @@ impl Upgrade {
     }
 
     /// Lives through it once, as far as the trial.
-    fn live(world: &World, old: &System, new: &System, keep: bool) -> Result<Self> {
-        let router = &world.router;
-        let mut this = Self::prepare(world, old, new, keep)?;
-        this.leg(router, "install", [Finds::Either, Finds::New], |this| {
+    fn live(
+        bench: &Bench,
+        before: Option<&System>,
+        old: &System,
+        new: &System,
+        keep: bool,
+    ) -> Result<Self> {
+        let router = bench.router();
+        let mut this = Self::prepare(bench, before, old, new, keep)?;
+        this.leg(bench, "install", [Finds::Either, Finds::New], |this| {
             world::install(router, &this.image, keep)?;
             this.old.check(router)
         })?;
-        this.leg(router, "first boot", [Finds::New, Finds::New], |_| {
+        this.leg(bench, "first boot", [Finds::New, Finds::New], |_| {
             power_on(router)?;
             Ok(())
         })?;
@@ -199,39 +286,43 @@ impl Upgrade {
     /// Lives through something that is to be cut.
     fn leg(
         &mut self,
-        router: &Router,
+        bench: &Bench,
         name: &'static str,
         finds: [Finds; 2],
         work: impl FnOnce(&Self) -> Result<()>,
     ) -> Result<()> {
-        let (start, log) = record(router, || work(self))?;
-        let mut disk = Disk::new(router.dir(), &start);
-        log.iter().for_each(|op| disk.apply(op));
-        let (told, found) = (disk.live(), router.disk()?);
+        let router = bench.router();
+        let recording = record(router, &bench.chips, || work(self))?;
+        let (told, flash) = recording.run(router.dir()).end();
+        let found = router.disk()?;
         if told != found {
             let differences = found.differences(&told);
             return Err(format!("{name} wrote what was not recorded:\n{differences}").into());
         }
+        if flash != bench.chips.state() {
+            return Err(format!("{name} did to its chips what was not recorded").into());
+        }
+        check_behaviour(&bench.chips)?;
         self.legs.push(Leg {
             name,
-            start,
-            log,
+            work: recording,
             finds,
         });
         Ok(())
     }
 
     /// The last leg, where the new system is good.
-    fn confirm(&mut self, router: &Router) -> Result<()> {
-        self.leg(router, "confirm", [Finds::New, Finds::New], |_| {
-            assert!(world::confirm(router)?, "there was something to confirm");
+    fn confirm(&mut self, bench: &Bench) -> Result<()> {
+        self.leg(bench, "confirm", [Finds::New, Finds::New], |_| {
+            let confirmed = world::confirm(bench.router())?;
+            assert!(confirmed, "there was something to confirm");
             Ok(())
         })
     }
 
     /// What the new system shows after its first boot, found out on this router.
-    fn rehearse(&self, world: &World) -> Result<Vec<Snapshot>> {
-        let router = &world.router;
+    fn rehearse(&self, bench: &Bench) -> Result<Vec<Snapshot>> {
+        let router = bench.router();
         if power_on(router)? == self.old.slot {
             world::install(router, &self.image, self.keep)?;
             power_on(router)?;
@@ -255,8 +346,11 @@ impl Upgrade {
         self.check_archive(router)?;
         let target = self.new.slot;
         if slot != target && state(router)?.condition(target) != Condition::Unbootable {
-            let parts = parts(router, target)?;
-            if !self.new.is_in(&parts) && self.before.as_ref() != Some(&parts) {
+            let before = match &self.before {
+                Some((kernel, root)) => holds(router, target, kernel, root)?,
+                None => false,
+            };
+            if !self.new.is_whole(router)? && !before {
                 let name = router.name(target);
                 return Err(format!("slot {name} may be booted, and is not whole").into());
             }
@@ -274,7 +368,7 @@ impl Upgrade {
         }
         if let Condition::Trial(_) = state(router)?.condition(target)
             && let Some(archive) = data.installed(name)?.and_then(|slot| slot.archive)
-            && Digest::of(&fs::read(data.archive_file(name))?) != archive.sha256
+            && archive_digest(&data, name)? != archive.sha256
         {
             return Err("the archive was changed before its slot was confirmed".into());
         }
@@ -282,8 +376,13 @@ impl Upgrade {
     }
 
     /// What has to be true of a router with this disk, whatever it went through.
-    fn survives(&self, dir: &Path, disk: &Snapshot, finds: Finds, give_up: bool) -> Result<()> {
-        let router = &Router::with_disk(dir, disk)?;
+    fn survives(&self, dir: &Path, crash: &Crash, finds: Finds, give_up: bool) -> Result<()> {
+        let (router, chips) = router_with(dir, &self.board, crash)?;
+        self.comes_back(&router, finds, give_up)?;
+        check_behaviour(&chips)
+    }
+
+    fn comes_back(&self, router: &Router, finds: Finds, give_up: bool) -> Result<()> {
         if finds == Finds::OldAfterRefusal {
             while let Booted::Refused(_) = router.boot(|| world::first_boot(router))? {}
         }
@@ -312,7 +411,7 @@ impl Upgrade {
                 return Err("a confirmed system did not stay".into());
             }
         }
-        if Snapshot::read(&router.upper(self.old.slot))? != self.old.upper {
+        if Snapshot::read(&router.upper(self.old.slot)?)? != self.old.upper {
             return Err("the configuration of the old system was changed".into());
         }
         if world::machine(router)?.data.scratch().exists() {
@@ -337,7 +436,7 @@ impl Upgrade {
         let dir = dir.path().join("router");
         let mut tally = Tally::default();
         for leg in &self.legs {
-            let (mut crashes, count) = cuts(&self.dir, &leg.start, &leg.log, random);
+            let (mut crashes, count) = leg.work.run(&self.dir).cuts(random);
             tally.cuts += count;
             if self.losses == Losses::OneEach {
                 crashes = one_each(crashes, random);
@@ -345,7 +444,7 @@ impl Upgrade {
             for crash in &crashes {
                 let story = format!("{}: {}", leg.name, crash.story);
                 let finds = leg.finds[usize::from(crash.after_the_end)];
-                let survived = self.survives(&dir, &crash.disk, finds, random.coin());
+                let survived = self.survives(&dir, crash, finds, random.coin());
                 let whole = survived.is_ok();
                 tally.add(&story, survived);
                 if whole
@@ -368,8 +467,8 @@ impl Upgrade {
         random: &mut Random,
         tally: &mut Tally,
     ) -> Result<()> {
-        let router = &Router::with_disk(dir, &crash.disk)?;
-        let (start, log) = record(router, || {
+        let (router, chips) = &router_with(dir, &self.board, crash)?;
+        let recording = record(router, chips, || {
             if self.power_on(router)? == self.old.slot {
                 world::install(router, &self.image, self.keep)?;
             } else {
@@ -377,14 +476,14 @@ impl Upgrade {
             }
             Ok(())
         })?;
-        let (crashes, _) = cuts(dir, &start, &log, random);
+        let (crashes, _) = recording.run(dir).cuts(random);
         for _ in 0..SECOND_CUTS {
             let again = &crashes[random.below(crashes.len())];
             tally.cuts += 1;
             tally.twice += 1;
             tally.add(
                 &format!("{story}; and again, {}", again.story),
-                self.survives(dir, &again.disk, Finds::Either, random.coin()),
+                self.survives(dir, again, Finds::Either, random.coin()),
             );
         }
         Ok(())
@@ -427,22 +526,38 @@ fn view(router: &Router) -> Result<Snapshot> {
 }
 
 fn state(router: &Router) -> Result<BootState> {
-    let names = Slot::ALL.map(|slot| router.name(slot).to_owned());
-    Ok(GrubEnv::new(router.dir().join("flash/env"), names).load()?)
+    Ok(router.boot_environment()?.load()?)
+}
+
+/// Complains of what no program may ask of a chip.
+fn check_behaviour(chips: &Chips) -> Result<()> {
+    match chips.violations().first() {
+        Some(violation) => Err(format!("no chip can do this: {violation}").into()),
+        None => Ok(()),
+    }
+}
+
+fn archive_digest(data: &Data, slot: &str) -> Result<Digest> {
+    Ok(Digest::of(&fs::read(data.archive_file(slot))?))
+}
+
+/// The seed of this run.
+fn seed() -> Result<u64> {
+    match env::var("POWERCUT_SEED") {
+        Ok(text) => Ok(text.parse()?),
+        Err(_) => Ok(1),
+    }
 }
 
 /// Cuts an upgrade everywhere, tells how often, and fails with the first few losses.
 fn cut_everywhere(title: &str, upgrade: &Upgrade) -> Result<()> {
     const SHOWN: usize = 5;
-    let seed = match env::var("POWERCUT_SEED") {
-        Ok(text) => text.parse()?,
-        Err(_) => 1,
-    };
+    let seed = seed()?;
     let tally = upgrade.cut_everywhere(&mut Random(seed))?;
     let legs: Vec<String> = upgrade
         .legs
         .iter()
-        .map(|leg| format!("{} {}", leg.log.len(), leg.name))
+        .map(|leg| format!("{} {}", leg.work.log.len(), leg.name))
         .collect();
     // Past the capture of the test runner: whoever runs this wants to know that it was done.
     writeln!(
@@ -464,11 +579,16 @@ fn cut_everywhere(title: &str, upgrade: &Upgrade) -> Result<()> {
 }
 
 /// A router that runs version 1, and whose owner has configured it.
-fn configured() -> Result<World> {
-    let world = World::new(&System::new(1))?;
-    power_on(&world.router)?;
-    configure(&world.router, "one")?;
-    Ok(world)
+fn configured() -> Result<Bench> {
+    configured_on(&Board::parse(VIRTUAL, "board/virtual.toml")?, Raw::Nor)
+}
+
+/// The same on another board.
+fn configured_on(board: &Board, raw: Raw) -> Result<Bench> {
+    let bench = Bench::new(board, raw, &System::new(1))?;
+    power_on(bench.router())?;
+    configure(bench.router(), "one")?;
+    Ok(bench)
 }
 
 /// An owner at work: changes, adds and deletes. All files bear his mark.
@@ -496,10 +616,10 @@ fn text(router: &Router, path: &str) -> Result<String> {
 
 #[test]
 fn an_upgrade_that_keeps_the_configuration_survives_power_cuts_everywhere() -> Result<()> {
-    let world = configured()?;
-    let router = &world.router;
-    let mut upgrade = Upgrade::live(&world, &System::new(1), &System::new(2), true)?;
-    upgrade.confirm(router)?;
+    let bench = &configured()?;
+    let router = bench.router();
+    let mut upgrade = Upgrade::live(bench, None, &System::new(1), &System::new(2), true)?;
+    upgrade.confirm(bench)?;
     // What survives is also what was meant.
     assert_eq!(text(router, "etc/config/network")?, "option ipaddr 'one'\n");
     assert_eq!(text(router, "etc/config/added")?, "option added 'one'\n");
@@ -515,23 +635,35 @@ fn an_upgrade_that_keeps_the_configuration_survives_power_cuts_everywhere() -> R
 
 #[test]
 fn an_upgrade_into_a_slot_with_an_older_life_survives_power_cuts_everywhere() -> Result<()> {
-    let world = configured()?;
-    let router = &world.router;
-    Upgrade::live(&world, &System::new(1), &System::new(2), true)?.confirm(router)?;
+    let bench = &configured()?;
+    let router = bench.router();
+    Upgrade::live(bench, None, &System::new(1), &System::new(2), true)?.confirm(bench)?;
     configure(router, "two")?;
-    let mut upgrade = Upgrade::live(&world, &System::new(2), &System::new(3), true)?;
-    upgrade.confirm(router)?;
+    let mut upgrade = Upgrade::live(
+        bench,
+        Some(&System::new(1)),
+        &System::new(2),
+        &System::new(3),
+        true,
+    )?;
+    upgrade.confirm(bench)?;
     assert_eq!(text(router, "etc/config/network")?, "option ipaddr 'two'\n");
     cut_everywhere("upgrade over an older system", &upgrade)
 }
 
 #[test]
 fn an_upgrade_without_configuration_survives_power_cuts_everywhere() -> Result<()> {
-    let world = configured()?;
-    let router = &world.router;
-    Upgrade::live(&world, &System::new(1), &System::new(2), true)?.confirm(router)?;
-    let mut upgrade = Upgrade::live(&world, &System::new(2), &System::new(3), false)?;
-    upgrade.confirm(router)?;
+    let bench = &configured()?;
+    let router = bench.router();
+    Upgrade::live(bench, None, &System::new(1), &System::new(2), true)?.confirm(bench)?;
+    let mut upgrade = Upgrade::live(
+        bench,
+        Some(&System::new(1)),
+        &System::new(2),
+        &System::new(3),
+        false,
+    )?;
+    upgrade.confirm(bench)?;
     let defaults = System::new(3).root;
     let found = router.view()?;
     assert_eq!(found, defaults, "\n{}", found.differences(&defaults));
@@ -540,13 +672,13 @@ fn an_upgrade_without_configuration_survives_power_cuts_everywhere() -> Result<(
 
 #[test]
 fn a_fall_back_survives_power_cuts_everywhere() -> Result<()> {
-    let world = configured()?;
-    let router = &world.router;
-    let mut upgrade = Upgrade::live(&world, &System::new(1), &System::new(2), true)?;
+    let bench = &configured()?;
+    let router = bench.router();
+    let mut upgrade = Upgrade::live(bench, None, &System::new(1), &System::new(2), true)?;
     upgrade.power_on(router)?;
     upgrade.power_on(router)?;
     upgrade.legs.clear();
-    upgrade.leg(router, "fall back", [Finds::Old, Finds::Old], |this| {
+    upgrade.leg(bench, "fall back", [Finds::Old, Finds::Old], |this| {
         assert_eq!(this.power_on(router)?, this.old.slot);
         Ok(())
     })?;
@@ -555,11 +687,11 @@ fn a_fall_back_survives_power_cuts_everywhere() -> Result<()> {
 
 #[test]
 fn a_rollback_survives_power_cuts_everywhere() -> Result<()> {
-    let world = configured()?;
-    let router = &world.router;
-    let mut upgrade = Upgrade::live(&world, &System::new(1), &System::new(2), true)?;
+    let bench = &configured()?;
+    let router = bench.router();
+    let mut upgrade = Upgrade::live(bench, None, &System::new(1), &System::new(2), true)?;
     upgrade.legs.clear();
-    upgrade.leg(router, "rollback", [Finds::Either, Finds::Old], |_| {
+    upgrade.leg(bench, "rollback", [Finds::Either, Finds::Old], |_| {
         world::go_back(router)
     })?;
     cut_everywhere("rollback", &upgrade)
@@ -567,14 +699,14 @@ fn a_rollback_survives_power_cuts_everywhere() -> Result<()> {
 
 #[test]
 fn edits_made_during_a_trial_survive_power_cuts_everywhere() -> Result<()> {
-    let world = configured()?;
-    let router = &world.router;
-    let mut upgrade = Upgrade::live(&world, &System::new(1), &System::new(2), true)?;
+    let bench = &configured()?;
+    let router = bench.router();
+    let mut upgrade = Upgrade::live(bench, None, &System::new(1), &System::new(2), true)?;
     configure(router, "on trial")?;
     // What a run from the beginning leads to is right, too; what first boot made is not touched.
     upgrade.new.views.push(view(router)?);
     upgrade.legs.clear();
-    upgrade.leg(router, "second boot", [Finds::New, Finds::New], |this| {
+    upgrade.leg(bench, "second boot", [Finds::New, Finds::New], |this| {
         this.power_on(router)?;
         assert_eq!(
             text(router, "etc/config/added")?,
@@ -582,42 +714,48 @@ fn edits_made_during_a_trial_survive_power_cuts_everywhere() -> Result<()> {
         );
         Ok(())
     })?;
-    upgrade.confirm(router)?;
+    upgrade.confirm(bench)?;
     cut_everywhere("edits during a trial", &upgrade)
 }
 
 #[test]
 fn an_install_that_fails_survives_power_cuts_everywhere() -> Result<()> {
-    let world = configured()?;
-    let router = &world.router;
-    let mut upgrade = Upgrade::live(&world, &System::new(1), &System::new(2), true)?;
-    upgrade.confirm(router)?;
+    let bench = &configured()?;
+    let router = bench.router();
+    let mut upgrade = Upgrade::live(bench, None, &System::new(1), &System::new(2), true)?;
+    upgrade.confirm(bench)?;
     configure(router, "two")?;
-    let mut damaged = world.image(&System::new(3))?;
+    let mut damaged = bench.world.image(&System::new(3))?;
     let in_the_root = damaged.len() - 4096;
     damaged[in_the_root] ^= 1;
-    let mut upgrade = Upgrade::prepare(&world, &System::new(2), &System::new(3), true)?;
-    upgrade.leg(router, "failing install", [Finds::Old, Finds::Old], |_| {
+    let mut upgrade = Upgrade::prepare(
+        bench,
+        Some(&System::new(1)),
+        &System::new(2),
+        &System::new(3),
+        true,
+    )?;
+    upgrade.leg(bench, "failing install", [Finds::Old, Finds::Old], |_| {
         let error = world::install(router, &damaged, true).expect_err("a damaged image");
         assert!(error.to_string().contains("unfinished"), "{error}");
         Ok(())
     })?;
-    upgrade.new.views = upgrade.rehearse(&world)?;
+    upgrade.new.views = upgrade.rehearse(bench)?;
     cut_everywhere("install that fails", &upgrade)
 }
 
 #[test]
 fn a_first_boot_that_refuses_survives_power_cuts_everywhere() -> Result<()> {
-    let world = configured()?;
-    let router = &world.router;
-    let mut upgrade = Upgrade::prepare(&world, &System::new(1), &System::new(2), true)?;
+    let bench = &configured()?;
+    let router = bench.router();
+    let mut upgrade = Upgrade::prepare(bench, None, &System::new(1), &System::new(2), true)?;
     world::install(router, &upgrade.image, true)?;
     let archive = router.dir().join("data/sysupgrade-rs/archive-b.tar.gz");
     let mut bytes = fs::read(&archive)?;
     bytes[100] ^= 1;
     fs::write(&archive, bytes)?;
     upgrade.leg(
-        router,
+        bench,
         "refused first boot",
         [Finds::OldAfterRefusal, Finds::Old],
         |this| {
@@ -626,33 +764,41 @@ fn a_first_boot_that_refuses_survives_power_cuts_everywhere() -> Result<()> {
             Ok(())
         },
     )?;
-    upgrade.new.views = upgrade.rehearse(&world)?;
+    upgrade.new.views = upgrade.rehearse(bench)?;
     cut_everywhere("first boot that refuses", &upgrade)
 }
 
 /// A router that runs version 1 of a system with a bit of everything, and has been lived in.
-fn lived_in() -> Result<World> {
-    let world = World::new(&lived_in::system(1))?;
-    power_on(&world.router)?;
-    lived_in::generate(world.router.dir())?;
-    lived_in::move_in(world.router.dir(), "one")?;
-    world.router.write_back()?;
+fn lived_in() -> Result<Bench> {
+    let board = Board::parse(VIRTUAL, "board/virtual.toml")?;
+    let bench = Bench::new(&board, Raw::Nor, &lived_in::system(1))?;
+    let router = bench.router();
+    power_on(router)?;
+    lived_in::generate(router.dir())?;
+    lived_in::move_in(router.dir(), "one")?;
+    router.write_back()?;
     lived_in::take_new(
-        &world,
+        &bench.world,
         &lived_in::system(2),
         "etc/config/network",
         "lan.mtu",
     )?;
-    world.router.write_back()?;
-    Ok(world)
+    router.write_back()?;
+    Ok(bench)
 }
 
 #[test]
 fn an_upgrade_of_a_lived_in_system_survives_power_cuts_everywhere() -> Result<()> {
-    let world = lived_in()?;
-    let router = &world.router;
-    let mut upgrade = Upgrade::live(&world, &lived_in::system(1), &lived_in::system(2), true)?;
-    upgrade.confirm(router)?;
+    let bench = &lived_in()?;
+    let router = bench.router();
+    let mut upgrade = Upgrade::live(
+        bench,
+        None,
+        &lived_in::system(1),
+        &lived_in::system(2),
+        true,
+    )?;
+    upgrade.confirm(bench)?;
     lived_in::check_upgraded(&router.view()?);
     upgrade.losses = Losses::OneEach;
     cut_everywhere("upgrade of a lived-in system", &upgrade)
@@ -660,13 +806,26 @@ fn an_upgrade_of_a_lived_in_system_survives_power_cuts_everywhere() -> Result<()
 
 #[test]
 fn a_way_back_of_a_lived_in_system_survives_power_cuts_everywhere() -> Result<()> {
-    let world = lived_in()?;
-    let router = &world.router;
-    Upgrade::live(&world, &lived_in::system(1), &lived_in::system(2), true)?.confirm(router)?;
+    let bench = &lived_in()?;
+    let router = bench.router();
+    Upgrade::live(
+        bench,
+        None,
+        &lived_in::system(1),
+        &lived_in::system(2),
+        true,
+    )?
+    .confirm(bench)?;
     lived_in::move_in(router.dir(), "two")?;
     router.write_back()?;
-    let mut upgrade = Upgrade::live(&world, &lived_in::system(2), &lived_in::system(3), true)?;
-    upgrade.confirm(router)?;
+    let mut upgrade = Upgrade::live(
+        bench,
+        Some(&lived_in::system(1)),
+        &lived_in::system(2),
+        &lived_in::system(3),
+        true,
+    )?;
+    upgrade.confirm(bench)?;
     lived_in::check_way_back(&router.view()?);
     upgrade.losses = Losses::OneEach;
     upgrade.legs.retain(|leg| leg.name == "first boot"); // the others are as those of any upgrade

@@ -22,12 +22,14 @@
 #![allow(unreachable_pub, reason = "`pub` is for the test that uses this")]
 #![allow(dead_code, unused_imports, reason = "not every test uses all of it")]
 
+mod board;
 pub mod chips;
 mod cuts;
 mod disk;
 mod proof;
 
-pub use chips::{Chips, ChipsState};
+pub use board::{Raw, simulated};
+pub use chips::{Chips, ChipsState, Operation};
 pub use cuts::{Crash, Run, cuts, one_each, path_of};
 pub use disk::Disk;
 

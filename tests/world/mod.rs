@@ -26,7 +26,7 @@ use router::{Result, Router};
 use snapshot::Snapshot;
 
 /// Size of a part.
-const PART_SIZE: usize = 32 << 10;
+pub const PART_SIZE: usize = 32 << 10;
 
 /// Block size of images, the smallest there is.
 const BLOCK_SIZE: u32 = 4096;
@@ -118,6 +118,11 @@ impl World {
     pub fn new(system: &System) -> Result<Self> {
         let dir = temporary_directory()?;
         let router = Router::at(&dir.path().join("router"))?;
+        Self::with(dir, router, system)
+    }
+
+    /// The same with a router of another kind, whose directory is in `dir`.
+    pub fn with(dir: TempDir, router: Router, system: &System) -> Result<Self> {
         router.create(&system.kernel, &system.root_part()?, PART_SIZE)?;
         Ok(Self { dir, router })
     }
@@ -154,15 +159,19 @@ impl World {
             }
         }
         let mut spec = image::Spec {
-            boards: vec!["virtual,router".to_owned()],
+            boards: self.router.board().compatible.clone(),
             version: system.version.to_string(),
             security: u64::from(system.version),
             compat: "1.0".to_owned(),
             engine: 1,
-            parts: vec![
-                part("kernel", &system.kernel)?,
-                part("root", &system.root_part()?)?,
-            ],
+            parts: self
+                .router
+                .part_names()
+                .map(|name| match self.router.holds_root(name) {
+                    true => part(name, &system.root_part()?),
+                    false => part(name, &system.kernel),
+                })
+                .collect::<Result<_>>()?,
             defaults: system.says_defaults.then_some(defaults),
             generated: std::collections::BTreeMap::new(),
             block_size: BLOCK_SIZE,
@@ -176,8 +185,7 @@ impl World {
 }
 
 pub fn machine(router: &Router) -> Result<Machine> {
-    let board = system::read_board(router.dir(), None)?;
-    Ok(system::open(router.dir(), board)?)
+    router.machine()
 }
 
 /// `sysupgrade-rs --no-reboot IMAGE`, with `-n` unless `keep`.

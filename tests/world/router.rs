@@ -16,11 +16,16 @@
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use sysupgrade_rs::board::{Board, Medium, Overlay, Place};
-use sysupgrade_rs::boot::{Bootloader, GrubEnv};
+use byteorder::NativeEndian;
+use sysupgrade_rs::board::{Board, BootKind, Medium, Place};
+use sysupgrade_rs::boot::{Bootloader, GrubEnv, UbootEnv};
 use sysupgrade_rs::files::{self, below};
+use sysupgrade_rs::flash::{self, Chips, Kernel};
+use sysupgrade_rs::machine::Machine;
 use sysupgrade_rs::slots::{BootState, Slot};
+use sysupgrade_rs::system;
 
 use super::snapshot::{Entry, Snapshot};
 
@@ -44,29 +49,80 @@ pub enum Booted {
     Refused(Slot),
 }
 
+/// The flash chips of a machine that can be switched off.
+pub trait Flash: Chips {
+    /// Power goes, and comes back: what a driver or a chip only remembered is gone.
+    fn power_cycle(&self);
+
+    /// Makes a place hold these bytes, as the factory does.
+    fn put(&self, place: &Place, offset: u64, bytes: &[u8]);
+
+    /// What a kernel can read of a part on a chip, from its begin to the first byte that cannot be
+    /// read.
+    fn read(&self, medium: &Medium) -> Result<Vec<u8>>;
+}
+
+/// A machine without raw flash.
+impl Flash for Kernel {
+    fn power_cycle(&self) {}
+
+    fn put(&self, place: &Place, _: u64, _: &[u8]) {
+        panic!("{place} is on no chip of this machine");
+    }
+
+    fn read(&self, medium: &Medium) -> Result<Vec<u8>> {
+        Err(format!("{medium:?} is on no chip of this machine").into())
+    }
+}
+
 /// A router in a directory.
 pub struct Router {
     dir: PathBuf,
     board: Board,
+    flash: Rc<dyn Flash>,
 }
 
 impl Router {
     /// The router in this directory, whether there is one yet or not.
     pub fn at(dir: &Path) -> Result<Self> {
         let board = Board::parse(sysupgrade_rs::board::VIRTUAL, "board/virtual.toml")?;
-        Ok(Self {
+        Ok(Self::of(dir, &board, Rc::new(Kernel::new(dir))))
+    }
+
+    /// A router of this board, with these chips.
+    pub fn of(dir: &Path, board: &Board, flash: Rc<dyn Flash>) -> Self {
+        Self {
             dir: dir.to_owned(),
-            board,
-        })
+            board: board.clone(),
+            flash,
+        }
     }
 
     /// A router without power in this directory, with this on its disk.
     pub fn with_disk(dir: &Path, disk: &Snapshot) -> Result<Self> {
-        if dir.exists() {
-            fs::remove_dir_all(dir)?;
+        let router = Self::at(dir)?;
+        router.set_disk(disk)?;
+        Ok(router)
+    }
+
+    /// Gives a router without power another disk.
+    pub fn set_disk(&self, disk: &Snapshot) -> Result<()> {
+        if self.dir.exists() {
+            fs::remove_dir_all(&self.dir)?;
         }
-        disk.write(dir)?;
-        Self::at(dir)
+        Ok(disk.write(&self.dir)?)
+    }
+
+    /// As it is seen by the programs that run on it.
+    pub fn machine(&self) -> Result<Machine> {
+        let flash = Rc::clone(&self.flash);
+        Ok(system::open_with(&self.dir, self.board.clone(), flash)?)
+    }
+
+    /// The boot environment.
+    pub fn boot_environment(&self) -> Result<Box<dyn Bootloader>> {
+        let flash: Rc<dyn Chips> = Rc::clone(&self.flash) as Rc<dyn Chips>;
+        Ok(system::boot(&self.dir, &self.board, &flash))
     }
 
     /// What is left without power.
@@ -86,20 +142,50 @@ impl Router {
     pub fn create(&self, kernel: &[u8], root: &[u8], part_size: usize) -> Result<()> {
         fs::create_dir_all(self.dir.join("flash"))?;
         for slot in Slot::ALL {
-            fs::create_dir_all(self.upper(slot).parent().unwrap_or(&self.dir))?;
-            for (part, system) in [("kernel", kernel), ("root", root)] {
-                // An erased NOR flash is all ones.
-                let mut medium = vec![0xff; part_size];
-                if slot == Slot::First {
-                    let room = medium.get_mut(..system.len());
-                    room.ok_or("the system is larger than its part")?
-                        .copy_from_slice(system);
+            fs::create_dir_all(self.upper(slot)?.parent().unwrap_or(&self.dir))?;
+            for part in self.part_names() {
+                let system = match self.holds_root(part) {
+                    true => root,
+                    false => kernel,
+                };
+                let medium = self.medium(slot, part)?;
+                if let Medium::File(file) = medium {
+                    // An erased NOR flash is all ones.
+                    fs::write(below(&self.dir, &file.path), vec![0xff; part_size])?;
                 }
-                fs::write(self.part(slot, part)?, medium)?;
+                if slot == Slot::First {
+                    let mut device = flash::open(&self.dir, &*self.flash, medium)?;
+                    device.write_image(&mut &*system, system.len() as u64)?;
+                }
             }
         }
-        let env = GrubEnv::format(self.names(), &BootState::FACTORY)?;
-        Ok(fs::write(self.environment(), env)?)
+        self.create_environment()
+    }
+
+    fn create_environment(&self) -> Result<()> {
+        let boot = &self.board.boot;
+        let copies = match boot.kind {
+            BootKind::GrubEnv => vec![GrubEnv::format(self.names(), &BootState::FACTORY)?],
+            BootKind::UbootEnv => {
+                let size = boot.store[0].size.ok_or("an environment without a size")?;
+                let (size, copies) = (usize::try_from(size)?, boot.store.len());
+                let names = self.names();
+                UbootEnv::format::<NativeEndian>(names, &BootState::FACTORY, &[], size, copies)?
+            }
+        };
+        for (store, copy) in boot.store.iter().zip(copies) {
+            let Place::Path(path) = &store.place else {
+                self.flash.put(&store.place, store.offset, &copy);
+                continue;
+            };
+            let path = below(&self.dir, path);
+            let mut medium = fs::read(&path).unwrap_or_default();
+            let (start, end) = (usize::try_from(store.offset)?, copy.len());
+            medium.resize(medium.len().max(start + end), 0xff);
+            medium[start..start + end].copy_from_slice(&copy);
+            fs::write(path, medium)?;
+        }
+        Ok(())
     }
 
     /// Power on, as far as it goes. `first_boot` is the command of that name; it says whether the
@@ -121,7 +207,7 @@ impl Router {
 
     /// The boot loader: it chooses a slot and stores the count before it jumps there.
     pub fn choose(&self) -> Result<Slot> {
-        let mut env = GrubEnv::new(self.environment(), self.names());
+        let mut env = self.boot_environment()?;
         let before = env.load()?;
         let (slot, after) = before.boot();
         if after != before {
@@ -132,7 +218,9 @@ impl Router {
 
     /// The kernel: mounts the root part, writes its command line. False if it panics.
     fn start(&self, slot: Slot) -> Result<bool> {
-        let rom = Snapshot::from_tar(&fs::read(self.part(slot, "root")?)?)?;
+        let root = self.part_names().find(|part| self.holds_root(part));
+        let root = self.read_part(slot, root.ok_or("a slot without parts")?)?;
+        let rom = Snapshot::from_tar(&root)?;
         fs::create_dir_all(self.dir.join("proc"))?;
         fs::create_dir_all(self.dir.join("run"))?;
         let name = self.name(slot);
@@ -147,9 +235,10 @@ impl Router {
 
     /// Init: lays the overlay of the slot over its root. What mounts an overlay makes its directory.
     fn mount_overlay(&self, slot: Slot) -> Result<()> {
-        fs::create_dir_all(self.upper(slot))?;
+        let upper = self.upper(slot)?;
+        fs::create_dir_all(&upper)?;
         let rom = Snapshot::read(&self.dir.join("rom"))?;
-        let view = overlay(&rom, &Snapshot::read(&self.upper(slot))?);
+        let view = overlay(&rom, &Snapshot::read(&upper)?);
         self.clear(|name| !NOT_IN_ROOT.contains(&name))?;
         Ok(view.write(&self.dir)?)
     }
@@ -185,7 +274,7 @@ impl Router {
         };
         let rom = Snapshot::read(&self.dir.join("rom"))?;
         let view = self.view()?;
-        let upper = self.upper(slot);
+        let upper = self.upper(slot)?;
         if view != overlay(&rom, &Snapshot::read(&upper)?) {
             files::remove_tree(&upper)?;
             difference(&rom, &view).write(&upper)?;
@@ -195,6 +284,7 @@ impl Router {
 
     /// Power goes: what the running system showed is no more.
     pub fn pull_the_plug(&self) -> Result<()> {
+        self.flash.power_cycle();
         self.clear(|name| !PERSISTENT.contains(&name))
     }
 
@@ -216,27 +306,51 @@ impl Router {
         Slot::ALL.map(|slot| self.name(slot).to_owned())
     }
 
-    fn environment(&self) -> PathBuf {
-        match &self.board.boot.store[0].place {
-            Place::Path(path) => below(&self.dir, path),
-            place => panic!("{place} is no file"),
+    /// The directory that holds what differs from the root of a slot.
+    pub fn upper(&self, slot: Slot) -> Result<PathBuf> {
+        let overlay = self.board.slot(slot).overlay.as_ref();
+        let overlay = overlay.ok_or("a slot without overlay")?;
+        Ok(flash::overlay_dir(&self.dir, &*self.flash, overlay)?.join("upper"))
+    }
+
+    /// What its board file says.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// Names of the parts of a slot.
+    pub fn part_names(&self) -> impl Iterator<Item = &str> {
+        self.board.slots[0].parts.keys().map(String::as_str)
+    }
+
+    /// True for the part that is the root file system: `root`, or the last one of a board without.
+    pub fn holds_root(&self, part: &str) -> bool {
+        let parts = &self.board.slots[0].parts;
+        let last = parts.last_key_value().map(|(name, _)| name.as_str());
+        match parts.contains_key("root") {
+            true => part == "root",
+            false => Some(part) == last,
         }
     }
 
-    /// The directory that holds what differs from the root of a slot.
-    pub fn upper(&self, slot: Slot) -> PathBuf {
-        let overlay = match &self.board.slot(slot).overlay {
-            Some(Overlay::Dir(dir)) => dir,
-            _ => Path::new("/"),
-        };
-        below(&self.dir, overlay).join("upper")
+    fn medium(&self, slot: Slot, part: &str) -> Result<&Medium> {
+        let part = self.board.slot(slot).parts.get(part);
+        Ok(part.ok_or("the board has no such part")?)
     }
 
-    /// The medium of a part.
-    pub fn part(&self, slot: Slot, name: &str) -> Result<PathBuf> {
-        match self.board.slot(slot).parts.get(name) {
-            Some(Medium::File(file)) => Ok(below(&self.dir, &file.path)),
-            other => Err(format!("part {name} is no file: {other:?}").into()),
+    /// The file that is the medium of a part.
+    pub fn part(&self, slot: Slot, part: &str) -> Result<PathBuf> {
+        match self.medium(slot, part)? {
+            Medium::File(file) => Ok(below(&self.dir, &file.path)),
+            other => Err(format!("part {part} is no file: {other:?}").into()),
+        }
+    }
+
+    /// What a kernel reads of a part.
+    pub fn read_part(&self, slot: Slot, part: &str) -> Result<Vec<u8>> {
+        match self.medium(slot, part)? {
+            Medium::File(file) => Ok(fs::read(below(&self.dir, &file.path))?),
+            other => self.flash.read(other),
         }
     }
 }

@@ -175,6 +175,13 @@ impl Chips {
         })))
     }
 
+    /// Power goes and comes back: who had a volume open, and how unstable bits read, is another matter.
+    pub fn power_cycle(&self) {
+        let bench = &mut *self.0.borrow_mut();
+        bench.uses.clear();
+        bench.noise.fresh = true;
+    }
+
     /// What is left when power goes now.
     pub fn state(&self) -> ChipsState {
         self.0.borrow().state.clone()
