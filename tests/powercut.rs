@@ -610,6 +610,24 @@ fn configure(router: &Router, mark: &str) -> Result<()> {
     router.write_back()
 }
 
+/// A board file of the tests.
+fn test_board(name: &str) -> Result<Board> {
+    let path = format!("{}/tests/boards/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+    Ok(Board::parse(&fs::read_to_string(&path)?, &path)?)
+}
+
+/// A second upgrade on this board, over the system that was there first; cut everywhere.
+fn cut_board(title: &str, board: &Board, raw: Raw, worsen: impl FnOnce(&Bench)) -> Result<()> {
+    let bench = &configured_on(board, raw)?;
+    let [one, two, three] = [1, 2, 3].map(System::new);
+    Upgrade::live(bench, None, &one, &two, true)?.confirm(bench)?;
+    configure(bench.router(), "two")?;
+    worsen(bench);
+    let mut upgrade = Upgrade::live(bench, Some(&one), &two, &three, true)?;
+    upgrade.confirm(bench)?;
+    cut_everywhere(title, &upgrade)
+}
+
 fn text(router: &Router, path: &str) -> Result<String> {
     Ok(fs::read_to_string(router.dir().join(path))?)
 }
@@ -830,4 +848,14 @@ fn a_way_back_of_a_lived_in_system_survives_power_cuts_everywhere() -> Result<()
     upgrade.losses = Losses::OneEach;
     upgrade.legs.retain(|leg| leg.name == "first boot"); // the others are as those of any upgrade
     cut_everywhere("downgrade of a lived-in system", &upgrade)
+}
+
+#[test]
+fn raw_nor_survives_power_cuts_everywhere() -> Result<()> {
+    cut_board("raw NOR", &test_board("raw")?, Raw::Nor, |_| ())
+}
+
+#[test]
+fn raw_nand_with_bad_blocks_survives_power_cuts_everywhere() -> Result<()> {
+    cut_board("raw NAND", &test_board("raw")?, Raw::Nand, |_| ())
 }
