@@ -61,7 +61,7 @@ fn edits_of_the_running_system_are_there_again_after_a_power_cycle() -> Result<(
     up()?;
     let found = Snapshot::read(&etc)?;
     assert_eq!(found, edited, "\n{}", found.differences(&edited));
-    let upper = Snapshot::read(&router.upper(Slot::First))?;
+    let upper = Snapshot::read(&router.upper(Slot::First)?)?;
     assert!(
         upper.data("etc/same").is_none(),
         "only what differs is in the overlay"
