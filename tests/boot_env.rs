@@ -654,6 +654,46 @@ fn all_other_entries_survive_a_store_byte_for_byte_and_in_their_order() {
 }
 
 #[test]
+fn variables_are_set_and_removed_in_one_store_and_no_other_entry_moves() {
+    for case in ["odd-entries", "many-vars", "redund-wrap-255-0", "offset"] {
+        let copies = Copies::of_case(case);
+        let before = copies.env().variables().expect("readable");
+        let (set, gone) = (Some("4 %20"), None);
+        let (_, _, data) = the_write(|| copies.env().change(&[("x-one", set), ("slot", gone)]))
+            .expect("one write for both");
+        assert!(!data.is_empty());
+        let after = copies.env().variables().expect("readable");
+        let others = before
+            .entries()
+            .filter(|entry| !entry.starts_with(b"slot="));
+        let expected: Vec<&[u8]> = others.chain([&b"x-one=4 %20"[..]]).collect();
+        assert_eq!(after.entries().collect::<Vec<_>>(), expected, "{case}");
+        let again = the_write(|| copies.env().change(&[("x-one", set), ("slot", gone)]));
+        assert_eq!(again, None, "{case}: there is nothing left to change");
+        copies.env().change(&[("x-one", None)]).expect("removed");
+        let after = copies.env().variables().expect("readable");
+        assert_eq!(after.get("x-one"), None, "{case}");
+    }
+}
+
+#[test]
+fn a_name_or_a_value_that_would_make_other_entries_is_refused_and_nothing_is_written() {
+    let copies = Copies::new(&BootState::FACTORY, 2);
+    let before = copies.files();
+    for (name, value) in [
+        ("", Some("1")),
+        ("a=b", Some("1")),
+        ("a\0b", None),
+        ("a", Some("1\0b=2")),
+    ] {
+        let error = copies.env().change(&[("fine", Some("1")), (name, value)]);
+        let error = error.expect_err("no environment can hold it");
+        assert!(matches!(error, BootError::Variable { .. }), "{error:?}");
+    }
+    assert!(copies.files() == before);
+}
+
+#[test]
 fn what_lies_around_an_environment_is_not_touched() {
     for case in ["offset", "offset-not-aligned", "same-file-two-copies"] {
         let copies = Copies::of_case(case);

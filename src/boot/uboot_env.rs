@@ -38,6 +38,7 @@ use super::{BootError, Bootloader, write_and_prove};
 use crate::board::{MAX_ENVIRONMENT, Place as StorePlace, Store};
 use crate::files::{self, InPlace};
 use crate::flash::Chips;
+use crate::report::printable;
 use crate::slots::BootState;
 
 const CRC_LEN: usize = 4;
@@ -192,6 +193,11 @@ impl Environment {
             index > at || value_of(entry, name).is_none()
         });
     }
+
+    /// Removes a variable, each time that it stands there.
+    pub fn remove(&mut self, name: &str) {
+        self.entries.retain(|entry| value_of(entry, name).is_none());
+    }
 }
 
 fn value_of<'a>(entry: &'a [u8], name: &str) -> Option<&'a [u8]> {
@@ -264,6 +270,45 @@ impl UbootEnv {
         Ok(self.current()?.1)
     }
 
+    /// Sets variables, or removes those that are to have no value, all in one store: a cut leaves the
+    /// old values of all of them or the new ones (where there are two copies). Returns when the medium
+    /// holds them. The variables that say which slot boots are for
+    /// [`Bootloader::store`] alone.
+    ///
+    /// # Errors
+    /// [`BootError::Variable`] for a name or a value that no environment can hold; others as
+    /// [`Bootloader::store`].
+    pub fn change(&self, changes: &[(&str, Option<&str>)]) -> Result<(), BootError> {
+        for (name, value) in changes {
+            let wrong = if name.is_empty() || name.contains(['=', '\0']) {
+                "is no name for a variable"
+            } else if value.is_some_and(|value| value.contains('\0')) {
+                "a value has no NUL in it"
+            } else {
+                continue;
+            };
+            return Err(BootError::Variable {
+                path: self.name(),
+                name: printable(name),
+                problem: wrong.to_owned(),
+            });
+        }
+        self.replace(|environment| {
+            for (name, value) in changes {
+                match value {
+                    Some(value) => environment.set(name, value),
+                    None => environment.remove(name),
+                }
+            }
+        })
+    }
+
+    /// What messages call it: its first place.
+    fn name(&self) -> PathBuf {
+        let first = self.stores.first();
+        first.map_or_else(PathBuf::new, |store| store.place.to_string().into())
+    }
+
     /// The copy that counts, and where it is.
     fn current(&self) -> Result<(PathBuf, Environment), BootError> {
         let places = self.read(InPlace::open_read_only)?;
@@ -284,6 +329,27 @@ impl UbootEnv {
             }),
         };
         self.stores.iter().map(read).collect()
+    }
+
+    /// Replaces the older copy by the newer one with what `change` makes of its variables.
+    fn replace(&self, change: impl FnOnce(&mut Environment)) -> Result<(), BootError> {
+        let places = self.read(InPlace::open_shared)?;
+        let (newest, current) = Self::newest(&places)?;
+        let mut copy = current.clone();
+        change(&mut copy.environment);
+        if copy == *current && places.iter().all(|place| place.copy.is_ok()) {
+            // Nothing to write, only to make sure of: who wrote it may not have lived to sync it.
+            let place = &places[newest];
+            return write_and_prove(&place.medium, place.offset, &place.bytes, &place.bytes);
+        }
+        copy.flags = current.flags.wrapping_add(1);
+        let target = &places[(newest + 1) % places.len()];
+        let kind = Kind::of(places.len());
+        let size = target.bytes.len();
+        let bytes = copy
+            .encode::<NativeEndian>(kind, size)
+            .map_err(|need| full(target.medium.path(), need, size))?;
+        write_and_prove(&target.medium, target.offset, &target.bytes, &bytes)
     }
 
     /// The copy that counts, and its position.
@@ -321,25 +387,11 @@ impl Bootloader for UbootEnv {
     }
 
     fn store(&mut self, state: &BootState) -> Result<(), BootError> {
-        let places = self.read(InPlace::open_shared)?;
-        let (newest, current) = Self::newest(&places)?;
-        let mut copy = current.clone();
-        for (name, value) in self.order.variables(state) {
-            copy.environment.set(&name, &value);
-        }
-        if copy == *current && places.iter().all(|place| place.copy.is_ok()) {
-            // Nothing to write, only to make sure of: who wrote it may not have lived to sync it.
-            let place = &places[newest];
-            return write_and_prove(&place.medium, place.offset, &place.bytes, &place.bytes);
-        }
-        copy.flags = current.flags.wrapping_add(1);
-        let target = &places[(newest + 1) % places.len()];
-        let kind = Kind::of(places.len());
-        let size = target.bytes.len();
-        let bytes = copy
-            .encode::<NativeEndian>(kind, size)
-            .map_err(|need| full(target.medium.path(), need, size))?;
-        write_and_prove(&target.medium, target.offset, &target.bytes, &bytes)
+        self.replace(|environment| {
+            for (name, value) in self.order.variables(state) {
+                environment.set(&name, &value);
+            }
+        })
     }
 }
 
