@@ -228,12 +228,11 @@ impl Flash for Chips {
                 Ok(content.ok_or("there is no such volume")??)
             }
             Medium::Mtd(place) => {
-                let most = place.size.unwrap_or_default();
-                let step = u64::from(PAGE);
-                let readable = |len: &u64| self.part(&place.mtd, place.offset, *len).is_ok();
-                let len = (1..=most / step).map(|pages| pages * step);
-                let len = len.take_while(readable).last().unwrap_or_default();
-                Ok(self.part(&place.mtd, place.offset, len)?)
+                // The longest begin of it that can be read: most of the time nearly all.
+                let pages = place.size.unwrap_or_default() / u64::from(PAGE);
+                let read = |pages| self.part(&place.mtd, place.offset, pages * u64::from(PAGE));
+                let begin = (1..=pages).rev().find_map(|pages| read(pages).ok());
+                Ok(begin.unwrap_or_default())
             }
             other => Err(format!("{other:?} is on no chip").into()),
         }
