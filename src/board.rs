@@ -530,6 +530,18 @@ impl Board {
         }
     }
 
+    /// Whether the environment may be in these places, which are not from the board file: the rules for
+    /// `boot.store`.
+    ///
+    /// # Errors
+    /// Which rule they break, in words.
+    pub(crate) fn check_with(&self, stores: &[Store]) -> Result<(), String> {
+        let mut board = self.clone();
+        board.boot.fw_env_config = None;
+        board.boot.store = stores.to_vec();
+        board.check().map_err(|breach| breach.problem)
+    }
+
     /// The rules that types cannot express.
     fn check(&self) -> Result<(), Breach> {
         if self.compatible.is_empty() {

@@ -7,15 +7,15 @@ use std::rc::Rc;
 
 use thiserror::Error;
 
-use crate::board::{self, Board, BoardError, BootKind, Layout, Place, Running};
-use crate::boot::{Bootloader, GrubEnv, UbootEnv};
+use crate::board::{self, Board, BoardError, BootKind, Place, Running};
+use crate::boot::{BootError, Bootloader, GrubEnv, UbootEnv, fw_env_config};
 use crate::data::{Data, DataError};
 use crate::files::{self, FileError, below};
 use crate::flash::{self, Chips, Kernel};
 use crate::install::Parts;
 use crate::machine::Machine;
 use crate::report::printable;
-use crate::slots::Slot;
+use crate::slots::{BootState, Slot};
 use crate::trust::{self, KeysError, Trust};
 
 /// Where a router keeps its board file.
@@ -179,26 +179,57 @@ pub fn running_slot(root: &Path, board: &Board) -> Result<Slot, SystemError> {
 /// The boot environment; it is opened when it is read or written.
 #[must_use]
 pub fn boot(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Box<dyn Bootloader> {
-    let Layout::Order = board.boot.layout;
-    let names = board.slots.each_ref().map(|slot| slot.name.clone());
-    let mut stores = board.boot.store.clone();
+    match board.boot.kind {
+        BootKind::GrubEnv => {
+            let store = board.boot.store.first();
+            let path = match store.map(|store| &store.place) {
+                Some(Place::Path(path)) => below(root, path),
+                // Refused when the board file was read.
+                _ => PathBuf::new(),
+            };
+            let offset = store.map_or(0, |store| store.offset);
+            Box::new(GrubEnv::new(path, slot_names(board)).at(offset))
+        }
+        BootKind::UbootEnv => {
+            let (root, board, chips) = (root.to_owned(), board.clone(), Rc::clone(chips));
+            Box::new(Late(move || uboot_env(&root, &board, &chips)))
+        }
+    }
+}
+
+/// The U-Boot environment of a board that has one.
+///
+/// # Errors
+/// When the file that says where it is cannot be read, or says what cannot be.
+pub fn uboot_env(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Result<UbootEnv, BootError> {
+    let mut stores = match &board.boot.fw_env_config {
+        Some(file) => fw_env_config::read(root, file, board)?,
+        None => board.boot.store.clone(),
+    };
     for store in &mut stores {
         if let Place::Path(path) = &mut store.place {
             *path = below(root, path);
         }
     }
-    match board.boot.kind {
-        BootKind::GrubEnv => {
-            let store = stores.swap_remove(0);
-            let path = match store.place {
-                Place::Path(path) => path,
-                // Refused when the board file was read.
-                Place::Mtd(_) | Place::Ubi(_) => PathBuf::new(),
-            };
-            Box::new(GrubEnv::new(path, names).at(store.offset))
-        }
-        BootKind::UbootEnv => Box::new(UbootEnv::new(stores, names, Rc::clone(chips))),
+    Ok(UbootEnv::new(stores, slot_names(board), Rc::clone(chips)))
+}
+
+/// An environment that is found when it is read or written, not before: a machine whose environment is
+/// gone can still be looked at.
+struct Late<F>(F);
+
+impl<F: Fn() -> Result<UbootEnv, BootError>> Bootloader for Late<F> {
+    fn load(&mut self) -> Result<BootState, BootError> {
+        self.0()?.load()
     }
+
+    fn store(&mut self, state: &BootState) -> Result<(), BootError> {
+        self.0()?.store(state)
+    }
+}
+
+fn slot_names(board: &Board) -> [String; 2] {
+    board.slots.each_ref().map(|slot| slot.name.clone())
 }
 
 /// Opens the media of a slot for writing, each as far as it can be.

@@ -3,6 +3,7 @@
 //! A backend is a codec: it turns the bytes of one store into a [`BootState`] and back, and
 //! preserves what it does not know byte for byte. What the state *means* is in [`crate::slots`].
 
+pub mod fw_env_config;
 mod grub_env;
 mod order;
 pub mod uboot_env;
@@ -46,6 +47,16 @@ pub enum BootError {
         /// The store.
         path: PathBuf,
         /// What is wrong with it, lower case, no full stop.
+        problem: String,
+    },
+    /// The file that says where the environment is does not make sense, or names no place for it.
+    #[error("{}:{line}: {problem}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong, lower case, no full stop.
         problem: String,
     },
     /// The environment is whole, and a variable in it does not make sense.

@@ -1,6 +1,7 @@
 //! Raw flash as Linux has it: MTD character devices, UBI, and what sysfs tells of them.
 
 mod mtd;
+mod place;
 mod sysfs;
 mod ubi;
 
@@ -15,6 +16,8 @@ use super::ubi::RawUbi;
 use super::{Chips, FlashError};
 use crate::board::Volume;
 use crate::files::{self, FileError, below};
+
+pub use place::place;
 
 /// Where what lives until the next boot is.
 const RUN: &str = "/run/sysupgrade-rs";
