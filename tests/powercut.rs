@@ -18,14 +18,16 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::{env, fs};
 
-use sysupgrade_rs::board::{Board, VIRTUAL};
+use sysupgrade_rs::board::{Board, Medium, Place, VIRTUAL};
 use sysupgrade_rs::data::Data;
 use sysupgrade_rs::digest::Digest;
 use sysupgrade_rs::files;
 use sysupgrade_rs::files::trace::{self, Op};
 use sysupgrade_rs::slots::{BootState, Condition, Slot};
 
-use sim::{Chips, ChipsState, Crash, Operation, Random, Raw, Run, one_each, path_of, simulated};
+use sim::{
+    Chips, ChipsState, Crash, Operation, Random, Raw, Run, Verb, one_each, path_of, simulated,
+};
 use world::router::{Booted, PERSISTENT, Result, Router};
 use world::snapshot::{Entry, Snapshot};
 use world::{System, World, describe, lived_in};
@@ -616,19 +618,75 @@ fn test_board(name: &str) -> Result<Board> {
     Ok(Board::parse(&fs::read_to_string(&path)?, &path)?)
 }
 
-/// A second upgrade on this board, over the system that was there first; cut everywhere.
-fn cut_board(title: &str, board: &Board, raw: Raw, worsen: impl FnOnce(&Bench)) -> Result<()> {
-    let bench = &configured_on(board, raw)?;
+/// A second upgrade on this board, over the system that was there first. `worsen` does something to
+/// the flash before it.
+fn upgrade_on(
+    board: &Board,
+    raw: Raw,
+    worsen: impl FnOnce(&Chips, &Board),
+) -> Result<(Bench, Upgrade)> {
+    let bench = configured_on(board, raw)?;
     let [one, two, three] = [1, 2, 3].map(System::new);
-    Upgrade::live(bench, None, &one, &two, true)?.confirm(bench)?;
+    Upgrade::live(&bench, None, &one, &two, true)?.confirm(&bench)?;
     configure(bench.router(), "two")?;
-    worsen(bench);
-    let mut upgrade = Upgrade::live(bench, Some(&one), &two, &three, true)?;
-    upgrade.confirm(bench)?;
+    worsen(&bench.chips, &bench.board);
+    let mut upgrade = Upgrade::live(&bench, Some(&one), &two, &three, true)?;
+    upgrade.confirm(&bench)?;
+    Ok((bench, upgrade))
+}
+
+/// Cuts an upgrade on this board everywhere.
+fn cut_board(title: &str, board: &Board, raw: Raw) -> Result<()> {
+    let (_bench, mut upgrade) = upgrade_on(board, raw, |_, _| ())?;
     // On every board it is the same work on files, and it was cut to pieces on the virtual one.
     let first_boot = upgrade.legs.iter_mut().find(|leg| leg.name == "first boot");
     first_boot.ok_or("there is a first boot")?.losses = Losses::OneEach;
     cut_everywhere(title, &upgrade)
+}
+
+/// Cuts upgrades on this board during which a block of NAND goes bad: the first or a later one that is
+/// erased, the first or the last page that is programmed, of the part that is largest and of the
+/// environment.
+fn cut_board_with_growing_bad_blocks(title: &str, board: &Board) -> Result<()> {
+    let part = |board: &Board| match board.slots[0].parts.values().next_back() {
+        Some(Medium::Mtd(place)) => Ok(place.mtd.clone()),
+        other => Err(format!("{other:?} is no MTD")),
+    };
+    let environment = |board: &Board| match &board.boot.store[0].place {
+        Place::Mtd(mtd) => Some(mtd.clone()),
+        _ => None,
+    };
+    part(board)?;
+    let programs = |upgrade: &Upgrade, chip: &str| {
+        let log = upgrade.legs.iter().flat_map(|leg| &leg.work.chips_log);
+        let on_it = |op: &&Operation| op.chip == chip && op.is_program();
+        log.filter(on_it).count() as u64
+    };
+    let (_, whole) = upgrade_on(board, Raw::Nand, |_, _| ())?;
+    let last = programs(&whole, &part(board)?).max(1);
+    for (verb, nth) in [
+        (Verb::Erase, 1),
+        (Verb::Erase, 3),
+        (Verb::Program, 1),
+        (Verb::Program, last),
+    ] {
+        for chip in [Some(part(board)?), environment(board)]
+            .into_iter()
+            .flatten()
+        {
+            let fail = |chips: &Chips, _: &Board| chips.fail(&chip, verb, None, nth);
+            let (_bench, mut upgrade) = upgrade_on(board, Raw::Nand, fail)?;
+            upgrade
+                .legs
+                .iter_mut()
+                .for_each(|leg| leg.losses = Losses::OneEach);
+            cut_everywhere(
+                &format!("{title}, {verb:?} {nth} of {chip} fails"),
+                &upgrade,
+            )?;
+        }
+    }
+    Ok(())
 }
 
 fn text(router: &Router, path: &str) -> Result<String> {
@@ -861,10 +919,31 @@ fn a_way_back_of_a_lived_in_system_survives_power_cuts_everywhere() -> Result<()
 
 #[test]
 fn raw_nor_survives_power_cuts_everywhere() -> Result<()> {
-    cut_board("raw NOR", &test_board("raw")?, Raw::Nor, |_| ())
+    cut_board("raw NOR", &test_board("raw")?, Raw::Nor)
 }
 
 #[test]
 fn raw_nand_with_bad_blocks_survives_power_cuts_everywhere() -> Result<()> {
-    cut_board("raw NAND", &test_board("raw")?, Raw::Nand, |_| ())
+    cut_board("raw NAND", &test_board("raw")?, Raw::Nand)
+}
+
+#[test]
+fn raw_nand_on_which_blocks_go_bad_survives_power_cuts_everywhere() -> Result<()> {
+    cut_board_with_growing_bad_blocks("raw NAND", &test_board("raw")?)
+}
+
+#[test]
+#[ignore = "for boards of your own: scripts/cut BOARD.toml"]
+fn a_board_of_your_own_survives_power_cuts_everywhere() -> Result<()> {
+    let path = env::var("POWERCUT_BOARD")?;
+    let board = Board::parse(&fs::read_to_string(&path)?, &path)?;
+    let media = board.slots.iter().flat_map(|slot| slot.parts.values());
+    let raw = media.clone().any(|medium| matches!(medium, Medium::Mtd(_)));
+    let name = &board.name;
+    if !raw {
+        return cut_board(name, &board, Raw::Nand);
+    }
+    cut_board(&format!("{name} on NOR"), &board, Raw::Nor)?;
+    cut_board(&format!("{name} on NAND"), &board, Raw::Nand)?;
+    cut_board_with_growing_bad_blocks(&format!("{name} on NAND"), &board)
 }

@@ -29,7 +29,7 @@ mod disk;
 mod proof;
 
 pub use board::{Raw, simulated};
-pub use chips::{Chips, ChipsState, Operation};
+pub use chips::{Chips, ChipsState, Operation, Verb};
 pub use cuts::{Crash, Run, cuts, one_each, path_of};
 pub use disk::Disk;
 

@@ -91,6 +91,13 @@ pub enum What {
     Ubi(UbiOp),
 }
 
+impl Operation {
+    /// True if it programs an MTD.
+    pub fn is_program(&self) -> bool {
+        matches!(self.what, What::Mtd(MtdOp::Program { .. }))
+    }
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let chip = &self.chip;
