@@ -12,6 +12,7 @@
 mod sim;
 mod world;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -125,6 +126,14 @@ struct Recording {
 }
 
 impl Recording {
+    /// What it did to chips.
+    fn of_chips(&self) -> impl Iterator<Item = &Operation> {
+        self.log.iter().filter_map(|op| match op {
+            Op::Elsewhere(number) => self.chips_log.get(usize::try_from(*number).ok()?),
+            _ => None,
+        })
+    }
+
     fn run<'a>(&'a self, root: &'a Path) -> Run<'a> {
         Run {
             root,
@@ -644,9 +653,8 @@ fn cut_board(title: &str, board: &Board, raw: Raw) -> Result<()> {
     cut_everywhere(title, &upgrade)
 }
 
-/// Cuts upgrades on this board during which a block of NAND goes bad: the first or a later one that is
-/// erased, the first or the last page that is programmed, of the part that is largest and of the
-/// environment.
+/// Cuts upgrades on this board during which a block of NAND goes bad: the first or the last that is
+/// erased or programmed, of a part and of the environment.
 fn cut_board_with_growing_bad_blocks(title: &str, board: &Board) -> Result<()> {
     let part = |board: &Board| match board.slots[0].parts.values().next_back() {
         Some(Medium::Mtd(place)) => Ok(place.mtd.clone()),
@@ -656,34 +664,29 @@ fn cut_board_with_growing_bad_blocks(title: &str, board: &Board) -> Result<()> {
         Place::Mtd(mtd) => Some(mtd.clone()),
         _ => None,
     };
-    part(board)?;
-    let programs = |upgrade: &Upgrade, chip: &str| {
-        let log = upgrade.legs.iter().flat_map(|leg| &leg.work.chips_log);
-        let on_it = |op: &&Operation| op.chip == chip && op.is_program();
-        log.filter(on_it).count() as u64
-    };
     let (_, whole) = upgrade_on(board, Raw::Nand, |_, _| ())?;
-    let last = programs(&whole, &part(board)?).max(1);
-    for (verb, nth) in [
-        (Verb::Erase, 1),
-        (Verb::Erase, 3),
-        (Verb::Program, 1),
-        (Verb::Program, last),
-    ] {
-        for chip in [Some(part(board)?), environment(board)]
-            .into_iter()
-            .flatten()
-        {
-            let fail = |chips: &Chips, _: &Board| chips.fail(&chip, verb, None, nth);
-            let (_bench, mut upgrade) = upgrade_on(board, Raw::Nand, fail)?;
-            upgrade
-                .legs
-                .iter_mut()
-                .for_each(|leg| leg.losses = Losses::OneEach);
-            cut_everywhere(
-                &format!("{title}, {verb:?} {nth} of {chip} fails"),
-                &upgrade,
-            )?;
+    for chip in [Some(part(board)?), environment(board)]
+        .into_iter()
+        .flatten()
+    {
+        for verb in [Verb::Erase, Verb::Program] {
+            let times = whole.legs.iter().flat_map(|leg| leg.work.of_chips());
+            let times = times.filter(|op| op.chip == chip && op.verb() == Some(verb));
+            let last = times.count() as u64;
+            if last == 0 {
+                return Err(
+                    format!("{title}: no {verb:?} on {chip}, where a block was to go bad").into(),
+                );
+            }
+            for nth in BTreeSet::from([1, last]) {
+                let fail = |chips: &Chips, _: &Board| chips.fail(&chip, verb, None, nth);
+                let (_bench, mut upgrade) = upgrade_on(board, Raw::Nand, fail)?;
+                for leg in &mut upgrade.legs {
+                    leg.losses = Losses::OneEach;
+                }
+                let title = format!("{title}, {verb:?} {nth} of {chip} fails");
+                cut_everywhere(&title, &upgrade)?;
+            }
         }
     }
     Ok(())

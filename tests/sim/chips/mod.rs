@@ -92,9 +92,13 @@ pub enum What {
 }
 
 impl Operation {
-    /// True if it programs an MTD.
-    pub fn is_program(&self) -> bool {
-        matches!(self.what, What::Mtd(MtdOp::Program { .. }))
+    /// What it does to an MTD, but for marks.
+    pub fn verb(&self) -> Option<Verb> {
+        match self.what {
+            What::Mtd(MtdOp::Erase { .. }) => Some(Verb::Erase),
+            What::Mtd(MtdOp::Program { .. }) => Some(Verb::Program),
+            What::Mtd(MtdOp::MarkBad { .. }) | What::Ubi(_) => None,
+        }
     }
 }
 
