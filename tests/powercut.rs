@@ -936,6 +936,22 @@ fn raw_nand_on_which_blocks_go_bad_survives_power_cuts_everywhere() -> Result<()
 }
 
 #[test]
+fn parts_of_one_chip_survive_power_cuts_everywhere() -> Result<()> {
+    cut_board("one NOR chip", &test_board("one-chip")?, Raw::Nor)?;
+    cut_board("one NAND chip", &test_board("one-chip")?, Raw::Nand)
+}
+
+#[test]
+fn ubi_volumes_survive_power_cuts_everywhere() -> Result<()> {
+    cut_board("UBI", &test_board("ubi")?, Raw::Nand)
+}
+
+#[test]
+fn ubi_volumes_that_are_replaced_by_renaming_survive_power_cuts_everywhere() -> Result<()> {
+    cut_board("UBI, renaming", &test_board("ubi-rename")?, Raw::Nand)
+}
+
+#[test]
 #[ignore = "for boards of your own: scripts/cut BOARD.toml"]
 fn a_board_of_your_own_survives_power_cuts_everywhere() -> Result<()> {
     let path = env::var("POWERCUT_BOARD")?;
