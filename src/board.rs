@@ -387,6 +387,17 @@ pub enum Medium {
     Ubi(UbiPlace),
 }
 
+impl std::fmt::Display for Medium {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(place) => place.path.display().fmt(f),
+            Self::Block(place) => place.fmt(f),
+            Self::Mtd(place) => write!(f, "mtd {}", place.mtd),
+            Self::Ubi(place) => place.volume().fmt(f),
+        }
+    }
+}
+
 /// `kind = "file"`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -417,6 +428,31 @@ pub struct BlockPlace {
     /// What follows the image is discarded: the device is told that nobody needs it any more.
     #[serde(default)]
     pub discard: bool,
+}
+
+impl std::fmt::Display for BlockPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self {
+                path: Some(path), ..
+            } => path.display().fmt(f),
+            Self {
+                partlabel: Some(label),
+                ..
+            } => write!(f, "partition {label}"),
+            Self {
+                partuuid: Some(id), ..
+            } => write!(f, "partition {id}"),
+            Self {
+                disk: Some(disk),
+                partition: Some(number),
+                ..
+            } => {
+                write!(f, "partition {number} of {}", disk.display())
+            }
+            _ => f.write_str("a block device"),
+        }
+    }
 }
 
 /// `kind = "mtd"`.

@@ -1,31 +1,61 @@
-//! The data directory: what outlives both slots.
+//! What outlives both slots: records, and the archive on its way into a slot.
 //!
 //! ```text
-//! slot-a.json, slot-b.json    what is in each slot, and how its trial went
-//! archive-b.tar.gz            the configuration on its way into slot b, until that is confirmed
-//! floor                       the lowest security number this machine accepts
-//! history.jsonl               what happened, oldest first, the last 100 entries
+//!                                      in a data directory     on a board without one
+//! what is in each slot, and how        slot-a.json             sysupgrade_slot_a
+//!   its trial went
+//! the lowest security number that      floor                   sysupgrade_floor
+//!   this machine accepts
+//! what happened                        history.jsonl, the      sysupgrade_last, one
+//!                                      last 100 entries
+//! the configuration on its way into    archive-b.tar.gz        the carrier of slot b
+//!   slot b, until that is confirmed
 //! ```
 //!
-//! Every file is replaced as a whole and durably. None of them decides what boots: that is the boot
-//! environment's alone, and where the two disagree the boot environment is right.
+//! A data directory is on a file system that both slots share. A board without one has variables of
+//! the boot environment for the records (U-Boot's, see [`variables`]), and a [`carrier`] a slot. Each
+//! file, and each set of variables, is replaced as a whole and durably. None of them decides what
+//! boots: that is the boot state's alone, and where the two disagree the boot state is right.
+//!
+//! The order of the writes is the same for both:
+//!
+//! ```text
+//! install    target unbootable | record: writing | parts | archive | record: archive | COMMIT | entry
+//! first boot archive read, configuration applied | record: trial, entry
+//! confirm    BOOT STATE: good | archive removed | floor, record: good, entry
+//! going back record: failed, entry | BOOT STATE: unbootable
+//! ```
+//!
+//! | power goes | the next boot finds |
+//! | --- | --- |
+//! | while an archive is written | a record without archive, of a slot that cannot be booted |
+//! | between archive and its record | the same; the next install writes the archive again |
+//! | while it is removed, or before the record says so | a good slot with an unfinished record: the next boot removes it again |
 
-use std::fs::File;
+use std::fmt::Display;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::board::SlotSpec;
+use crate::boot::BootError;
 use crate::digest::Digest;
-use crate::files::{self, FileError};
+use crate::files::{FileError, below};
+use crate::flash::{Chips, FlashError};
 use crate::report::Reason;
 
-/// Entries that history keeps.
-const HISTORY: usize = 100;
+pub mod carrier;
+mod directory;
+mod variables;
 
-/// No file here but the archive is longer; more is damage.
-const MAX_RECORD: u64 = 256 << 10;
+use carrier::{Carriers, NewCarried};
+use directory::Directory;
+pub use variables::OpenEnv;
+use variables::Variables;
 
 /// Private to root: archives hold password hashes.
 const MODE: u32 = 0o600;
@@ -118,113 +148,210 @@ pub struct Entry {
     pub reason: Option<Reason>,
 }
 
-/// A data directory that cannot be used.
+/// What is recorded together.
+#[derive(Default)]
+pub struct Update<'a> {
+    /// Raises the floor; a lower number changes nothing.
+    pub floor: Option<u64>,
+    /// What is in these slots.
+    pub installed: Vec<(&'a str, &'a Installed)>,
+    /// What happened; its number is given when it is recorded.
+    pub entry: Option<Entry>,
+}
+
+/// Records or archives that cannot be used.
 #[derive(Debug, Error)]
 pub enum DataError {
     /// The file system failed.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The boot environment that holds the records failed.
+    #[error(transparent)]
+    Boot(#[from] BootError),
     /// A record is not what this program writes.
-    #[error("{} is damaged", path.display())]
+    #[error("{record} is damaged")]
     Damaged {
-        /// The record.
-        path: PathBuf,
+        /// The file or variable.
+        record: String,
         /// Where and why.
         #[source]
         source: serde_json::Error,
     },
     /// The floor is not a number.
-    #[error("{} does not hold a number", path.display())]
+    #[error("{record} does not hold a number")]
     Floor {
-        /// The file.
-        path: PathBuf,
+        /// The file or variable.
+        record: String,
+    },
+    /// The medium of a carrier failed.
+    #[error("the carrier of slot {slot} cannot be used")]
+    Flash {
+        /// The slot.
+        slot: String,
+        /// What failed.
+        #[source]
+        source: FlashError,
+    },
+    /// A carrier does not hold the archive that it should.
+    #[error("the carrier of slot {slot}: {problem}")]
+    Carrier {
+        /// The slot.
+        slot: String,
+        /// What is wrong, lower case, no full stop.
+        problem: String,
     },
 }
 
-/// The data directory of a machine.
-#[derive(Clone, Debug)]
+impl DataError {
+    fn floor(record: impl Display) -> Self {
+        Self::Floor {
+            record: record.to_string(),
+        }
+    }
+}
+
+/// What outlives both slots of a machine. Nothing is kept in memory.
 pub struct Data {
-    dir: PathBuf,
+    shelf: Shelf,
+    scratch: PathBuf,
+}
+
+enum Shelf {
+    Shared(Directory),
+    Apart {
+        records: Variables,
+        carriers: Carriers,
+    },
 }
 
 impl Data {
-    /// Names the directory; nothing is read or created yet.
+    /// In a data directory; nothing is read or created yet.
     #[must_use]
-    pub fn new(dir: PathBuf) -> Self {
-        Self { dir }
+    pub fn in_directory(dir: PathBuf) -> Self {
+        Self {
+            scratch: dir.join("scratch"),
+            shelf: Shelf::Shared(Directory { dir }),
+        }
     }
 
-    /// Where it is.
+    /// In the boot environment that `env` opens, and in the carriers of the slots, of the system whose root is at
+    /// `root`; nothing is opened yet.
     #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    pub fn apart(root: &Path, env: OpenEnv, slots: &[SlotSpec; 2], chips: Rc<dyn Chips>) -> Self {
+        Self {
+            scratch: below(root, Path::new("/run/sysupgrade-rs/scratch")),
+            shelf: Shelf::Apart {
+                records: Variables { open: env },
+                carriers: Carriers {
+                    root: root.to_owned(),
+                    chips,
+                    slots: slots.clone(),
+                },
+            },
+        }
     }
 
-    /// Creates the directory if it is missing.
+    /// Creates the data directory if it is missing.
     ///
     /// # Errors
     /// When the file system refuses.
     pub fn create(&self) -> Result<(), DataError> {
-        Ok(files::make_dirs(&self.dir, 0o700)?)
+        match &self.shelf {
+            Shelf::Shared(directory) => directory.create(),
+            Shelf::Apart { .. } => Ok(()),
+        }
     }
 
     /// A directory for work that is thrown away; it is made and removed by whoever needs it, under
-    /// the lock.
+    /// the lock. On a board without a data directory it is in memory.
     #[must_use]
     pub fn scratch(&self) -> PathBuf {
-        self.dir.join("scratch")
+        self.scratch.clone()
     }
 
-    /// Bytes that may still be written there, whether it exists yet or not.
+    /// Where the records are.
+    #[must_use]
+    pub fn records_place(&self) -> String {
+        match &self.shelf {
+            Shelf::Shared(directory) => directory.dir.display().to_string(),
+            Shelf::Apart { .. } => "variables of the boot environment".to_owned(),
+        }
+    }
+
+    /// Where the archive of a slot travels.
+    #[must_use]
+    pub fn archive_place(&self, slot: &str) -> String {
+        match &self.shelf {
+            Shelf::Shared(directory) => directory.dir.display().to_string(),
+            Shelf::Apart { carriers, .. } => carriers.describe(slot),
+        }
+    }
+
+    /// True if the archives of both slots, and the records, share a file system.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.shelf, Shelf::Shared(_))
+    }
+
+    /// Bytes that an archive of this slot may have: in a data directory all that is free.
     ///
     /// # Errors
-    /// When the file system cannot be asked.
-    pub fn free_space(&self) -> Result<u64, DataError> {
-        let existing = self.dir.ancestors().find(|dir| files::is_dir(dir));
-        Ok(files::free_space(existing.unwrap_or(&self.dir))?)
+    /// When the file system cannot be asked, or the carrier cannot be opened.
+    pub fn room(&self, slot: &str) -> Result<u64, DataError> {
+        match &self.shelf {
+            Shelf::Shared(directory) => directory.free_space(),
+            Shelf::Apart { carriers, .. } => carriers.room(slot),
+        }
     }
 
-    fn slot_file(&self, slot: &str) -> PathBuf {
-        self.dir.join(format!("slot-{slot}.json"))
-    }
-
-    fn floor_file(&self) -> PathBuf {
-        self.dir.join("floor")
-    }
-
-    fn history_file(&self) -> PathBuf {
-        self.dir.join("history.jsonl")
-    }
-
-    /// The archive on its way into this slot.
-    #[must_use]
-    pub fn archive_file(&self, slot: &str) -> PathBuf {
-        self.dir.join(format!("archive-{slot}.tar.gz"))
+    /// Complains if the records of these slots, at their longest, would not find room; nothing is
+    /// written.
+    ///
+    /// # Errors
+    /// [`BootError::Full`] in [`DataError::Boot`]; others as [`record`](Self::record).
+    pub fn check_room(&self, slots: &[(&str, &Installed)]) -> Result<(), DataError> {
+        match &self.shelf {
+            Shelf::Shared(_) => Ok(()),
+            Shelf::Apart { records, .. } => records.check_room(slots),
+        }
     }
 
     /// Opens a new archive for this slot; it takes its place when committed.
     ///
     /// # Errors
-    /// When the file system refuses.
-    pub fn new_archive(&self, slot: &str) -> Result<files::NewFile, DataError> {
-        Ok(files::NewFile::create(&self.archive_file(slot), MODE)?)
+    /// When the file system refuses, or the carrier cannot be opened.
+    pub fn new_archive(&self, slot: &str) -> Result<NewArchive, DataError> {
+        Ok(NewArchive(match &self.shelf {
+            Shelf::Shared(directory) => NewCarried::File(directory.new_archive(slot)?),
+            Shelf::Apart { carriers, .. } => carriers.new_archive(slot)?,
+        }))
     }
 
-    /// Opens the archive of this slot for reading, from the medium.
+    /// Opens the archive of this slot for reading, from the medium. What is read must be compared
+    /// with `wanted`; from a carrier with a frame nothing else comes.
     ///
     /// # Errors
-    /// When there is none.
-    pub fn open_archive(&self, slot: &str) -> Result<File, DataError> {
-        let path = self.archive_file(slot);
-        Ok(files::open_past_cache(&path)?)
+    /// When there is none; from a carrier with a frame also when there is another one.
+    pub fn open_archive(
+        &self,
+        slot: &str,
+        wanted: &ArchiveRef,
+    ) -> Result<Box<dyn Read>, DataError> {
+        match &self.shelf {
+            Shelf::Shared(directory) => Ok(Box::new(directory.open_archive(slot)?)),
+            Shelf::Apart { carriers, .. } => carriers.open_archive(slot, wanted),
+        }
     }
 
     /// Removes the archive of this slot, if there is one.
     ///
     /// # Errors
-    /// When the file system refuses.
+    /// When the medium refuses; to be done again then.
     pub fn remove_archive(&self, slot: &str) -> Result<(), DataError> {
-        Ok(files::remove_durably(&self.archive_file(slot))?)
+        match &self.shelf {
+            Shelf::Shared(directory) => directory.remove_archive(slot),
+            Shelf::Apart { carriers, .. } => carriers.remove_archive(slot),
+        }
     }
 
     /// What is recorded of a slot; `None` for a slot that no install has written.
@@ -232,92 +359,103 @@ impl Data {
     /// # Errors
     /// When the record cannot be read or is damaged.
     pub fn installed(&self, slot: &str) -> Result<Option<Installed>, DataError> {
-        let path = self.slot_file(slot);
-        match files::read_if_exists(&path, MAX_RECORD)? {
-            Some(bytes) => parse(&path, &bytes).map(Some),
-            None => Ok(None),
+        match &self.shelf {
+            Shelf::Shared(directory) => directory.installed(slot),
+            Shelf::Apart { records, .. } => records.installed(slot),
         }
-    }
-
-    /// Records what is in a slot.
-    ///
-    /// # Errors
-    /// When the file system refuses; the old record is then still there.
-    pub fn set_installed(&self, slot: &str, installed: &Installed) -> Result<(), DataError> {
-        let path = self.slot_file(slot);
-        let mut text = to_line(&path, installed)?;
-        text.push('\n');
-        Ok(files::replace(&path, text.as_bytes(), MODE)?)
     }
 
     /// The lowest security number that is accepted; 0 on a machine that never confirmed an image.
     ///
     /// # Errors
-    /// When the file cannot be read or holds no number: a floor is never guessed.
+    /// When it cannot be read or is no number: a floor is never guessed.
     pub fn floor(&self) -> Result<u64, DataError> {
-        let path = self.floor_file();
-        let Some(bytes) = files::read_if_exists(&path, MAX_RECORD)? else {
-            return Ok(0);
-        };
-        let number = std::str::from_utf8(&bytes)
-            .ok()
-            .and_then(|text| text.trim_end().parse().ok());
-        number.ok_or(DataError::Floor { path })
+        match &self.shelf {
+            Shelf::Shared(directory) => directory.floor(),
+            Shelf::Apart { records, .. } => records.floor(),
+        }
     }
 
-    /// Raises the floor; a lower number changes nothing.
+    /// What happened, oldest first; in a boot environment the last of it. An entry that does not parse
+    /// (written by another version) is left out.
     ///
     /// # Errors
-    /// As [`floor`](Self::floor), and when the file system refuses.
-    pub fn raise_floor(&self, security: u64) -> Result<(), DataError> {
-        if security > self.floor()? {
-            files::replace(&self.floor_file(), format!("{security}\n").as_bytes(), MODE)?;
+    /// When it cannot be read.
+    pub fn history(&self) -> Result<Vec<Entry>, DataError> {
+        match &self.shelf {
+            Shelf::Shared(directory) => directory.history(),
+            Shelf::Apart { records, .. } => records.history(),
+        }
+    }
+
+    /// Records what belongs together: one store of a boot environment. In a directory the floor comes
+    /// first and the entry last.
+    ///
+    /// # Errors
+    /// When the medium refuses; what was not recorded is then as it was.
+    pub fn record(&self, update: &Update<'_>) -> Result<(), DataError> {
+        let directory = match &self.shelf {
+            Shelf::Shared(directory) => directory,
+            Shelf::Apart { records, .. } => return records.record(update),
+        };
+        if let Some(security) = update.floor
+            && security > directory.floor()?
+        {
+            directory.set_floor(security)?;
+        }
+        for (slot, installed) in &update.installed {
+            directory.set_installed(slot, installed)?;
+        }
+        if let Some(entry) = &update.entry {
+            directory.note(entry.clone())?;
         }
         Ok(())
     }
+}
 
-    /// What happened, oldest first. A line that does not parse (written by another version) is left out.
+/// An archive that is being written; dropped before [`commit`](Self::commit), nothing of it stays.
+pub struct NewArchive(NewCarried);
+
+impl NewArchive {
+    /// Returns when the medium holds it.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn history(&self) -> Result<Vec<Entry>, DataError> {
-        let bytes = files::read_if_exists(&self.history_file(), MAX_RECORD)?.unwrap_or_default();
-        let lines = bytes
-            .split(|byte| *byte == b'\n')
-            .filter(|line| !line.is_empty());
-        Ok(lines
-            .filter_map(|line| serde_json::from_slice(line).ok())
-            .collect())
+    /// When the medium refuses. Then an earlier archive may be damaged.
+    pub fn commit(self) -> Result<(), DataError> {
+        match self.0 {
+            NewCarried::File(file) => Ok(file.commit()?),
+            NewCarried::Frame(frame) => frame.commit(),
+        }
     }
 
-    /// Adds an entry; its number is given here.
-    ///
-    /// # Errors
-    /// When the file system refuses; the old history is then still there.
-    pub fn note(&self, mut entry: Entry) -> Result<(), DataError> {
-        let mut entries = self.history()?;
-        entry.number = entries.last().map_or(1, |last| last.number + 1);
-        entries.push(entry);
-        let path = self.history_file();
-        let mut text = String::new();
-        for entry in entries.iter().skip(entries.len().saturating_sub(HISTORY)) {
-            text.push_str(&to_line(&path, entry)?);
-            text.push('\n');
+    fn inner(&mut self) -> &mut dyn Write {
+        match &mut self.0 {
+            NewCarried::File(file) => file,
+            NewCarried::Frame(frame) => frame,
         }
-        Ok(files::replace(&path, text.as_bytes(), MODE)?)
     }
 }
 
-fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, DataError> {
+impl Write for NewArchive {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.inner().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner().flush()
+    }
+}
+
+fn parse<T: DeserializeOwned>(record: impl Display, bytes: &[u8]) -> Result<T, DataError> {
     serde_json::from_slice(bytes).map_err(|source| DataError::Damaged {
-        path: path.to_owned(),
+        record: record.to_string(),
         source,
     })
 }
 
-fn to_line<T: Serialize>(path: &Path, value: &T) -> Result<String, DataError> {
+fn to_line<T: Serialize>(record: impl Display, value: &T) -> Result<String, DataError> {
     serde_json::to_string(value).map_err(|source| DataError::Damaged {
-        path: path.to_owned(),
+        record: record.to_string(),
         source,
     })
 }

@@ -108,15 +108,25 @@ fn examine_machine(checks: &mut Checks, machine: &mut Machine) {
                 .hint("the media of the slot that does not run must exist and must not be mounted");
         }
     }
-    checks.of("data directory", machine.data.free_space(), |free| {
-        format!("{}, {free} bytes free", machine.data.dir().display())
-    });
+    for slot in Slot::ALL {
+        let name = machine.name(slot);
+        let (title, room) = match machine.data.is_shared() {
+            true => ("data directory".to_owned(), "bytes free"),
+            false => (format!("carrier of slot {name}"), "bytes for an archive"),
+        };
+        checks.of(&title, machine.data.room(name), |bytes| {
+            format!("{}, {bytes} {room}", machine.data.archive_place(name))
+        });
+        if machine.data.is_shared() {
+            break;
+        }
+    }
     checks.of(
         "records",
         Slot::ALL
             .into_iter()
             .try_for_each(|slot| machine.installed(slot).map(drop)),
-        |()| "readable".into(),
+        |()| format!("readable, in {}", machine.data.records_place()),
     );
     checks.of("history", machine.data.history(), |history| {
         format!("{} entries", history.len())

@@ -15,6 +15,7 @@
 //! into the old one. **Exit code 22 of the command means: reboot.** Any other failure is one of a
 //! system that is not on trial; it goes on, since rebooting it would never end.
 
+use std::io;
 use std::path::Path;
 
 use thiserror::Error;
@@ -22,7 +23,7 @@ use thiserror::Error;
 use crate::config::ConfigError;
 use crate::config::apply::{self, Inputs, Target};
 use crate::config::report::Report;
-use crate::data::{DataError, Installed, Stage, What};
+use crate::data::{DataError, Installed, Stage, Update, What};
 use crate::files;
 use crate::install::describe;
 use crate::machine::{Machine, MachineError};
@@ -142,14 +143,18 @@ fn bring_over(
             None => Ok(FirstBoot::AlreadyDone),
         };
     };
-    let path = machine.data.archive_file(machine.name(machine.running));
+    let name = machine.name(machine.running);
+    let open = || {
+        let opened = machine.data.open_archive(name, archive);
+        opened.map_err(|error| ConfigError::Read(io::Error::other(error)))
+    };
     let target = match overlay {
         Some(overlay) => Target::Overlay(overlay),
         None => Target::InPlace(&machine.root),
     };
     let new_root = machine.defaults().unwrap_or_else(|| machine.root.clone());
     let inputs = Inputs {
-        archive: &path,
+        archive: &open,
         digest: archive.sha256,
         new_root: &new_root,
         to_version: &installed.version,
@@ -210,6 +215,10 @@ fn note_start(
         ),
         _ => format!("version {} started in slot {name}", installed.version),
     };
-    machine.set_installed(slot, &installed)?;
-    machine.note(What::FirstBoot, slot, Some(&installed.version), &message)
+    let entry = machine.entry(What::FirstBoot, slot, Some(&installed.version), &message);
+    machine.data.record(&Update {
+        installed: vec![(name, &installed)],
+        entry: Some(entry),
+        ..Update::default()
+    })
 }

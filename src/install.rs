@@ -8,7 +8,7 @@
 //!  5 BOOT.store   target becomes Unbootable, running slot primary            <- first write
 //!  6 FLASH        each block checked, compared with the medium, written where it differs
 //!  7 read back    from the medium, not the cache, against the manifest
-//!  8 CONFIG       keep list -> archive, durable, read again and checked; target overlay emptied
+//!  8 CONFIG       target overlay emptied; keep list -> archive, durable, read again and checked
 //!  9 BOOT.store   target becomes Trial(tries), primary                       <- the one commit
 //! 10 reboot       by the system's own command, once this has returned
 //! ```
@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use crate::config::archive;
 use crate::config::bundle::Scope;
-use crate::data::{ArchiveRef, Installed, Stage, What};
+use crate::data::{ArchiveRef, Installed, Stage, Update, What};
 use crate::digest::{Hasher, Hashing};
 use crate::files;
 use crate::flash::{Device, FlashError, Written};
@@ -254,19 +254,28 @@ fn write<R: Read>(
     let (running, target) = (machine.running, machine.target());
     machine.transit(|state| state.begin_install(running))?;
     let mut installed = plan.installed.clone();
-    if machine.installed(running)?.is_none() {
-        machine.set_installed(running, &factory(&installed))?;
-    }
-    machine.set_installed(target, &installed)?;
+    let factory = match machine.installed(running)? {
+        Some(_) => None,
+        None => Some(factory(&installed)),
+    };
+    let factory = factory
+        .iter()
+        .map(|factory| (machine.name(running), factory));
+    machine.data.record(&Update {
+        installed: factory
+            .chain([(machine.name(target), &installed)])
+            .collect(),
+        ..Update::default()
+    })?;
 
     let manifest = image.manifest().clone();
     let written = flash(machine, image, parts, plan.bytes, watch)?;
     let proven = read_back(machine, &manifest, parts, plan.bytes, watch)?;
 
     watch.phase(Phase::Config);
+    empty_overlay(machine)?;
     let (archive, kept) = save_configuration(machine, plan, &installed, watch)?;
     installed.archive = archive;
-    empty_overlay(machine)?;
     machine.set_installed(target, &installed)?;
 
     watch.phase(Phase::Commit);
@@ -442,17 +451,19 @@ fn save_configuration(
         watch.notice(notice.to_string());
     }
 
-    let mut file = Hashing::new(machine.data.open_archive(slot)?);
+    let saved = ArchiveRef { size, sha256 };
+    let mut file = Hashing::new(machine.data.open_archive(slot, &saved)?);
     archive::verify(&mut file)?;
-    let (_, found_size, found_sha256) = file.finish();
-    if (found_size, found_sha256) != (size, sha256) {
+    let (_, size, sha256) = file.finish();
+    if (ArchiveRef { size, sha256 }) != saved {
         return Err(InstallError::ArchiveReadBack);
     }
-    Ok((Some(ArchiveRef { size, sha256 }), summary.files))
+    Ok((Some(saved), summary.files))
 }
 
-/// The rest of step 8: what an earlier life of the target left in its overlay must not show through
-/// the new system. First boot takes an overlay that is there as its own finished work.
+/// What an earlier life of the target left in its overlay must not show through the new system. First
+/// boot takes an overlay that is there as its own finished work. This comes before the archive, which
+/// may travel in the overlay.
 fn empty_overlay(machine: &Machine) -> Result<(), InstallError> {
     let Some(overlay) = machine
         .overlay(machine.target())

@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::board::{Board, SlotSpec};
 use crate::boot::{BootError, Bootloader};
 use crate::config::baseline::find_defaults;
-use crate::data::{Data, DataError, Entry, Installed, What};
+use crate::data::{Data, DataError, Entry, Installed, Update, What};
 use crate::files::{self, FileError, below};
 use crate::flash::{self, Chips, FlashError};
 use crate::slots::{BootState, Slot, TransitionError};
@@ -121,9 +121,12 @@ impl Machine {
     /// Records what is in a slot.
     ///
     /// # Errors
-    /// As [`Data::set_installed`].
+    /// As [`Data::record`].
     pub fn set_installed(&self, slot: Slot, installed: &Installed) -> Result<(), DataError> {
-        self.data.set_installed(self.name(slot), installed)
+        self.data.record(&Update {
+            installed: vec![(self.name(slot), installed)],
+            ..Update::default()
+        })
     }
 
     /// Version of the running system: as recorded when it was installed, else what it says of itself
@@ -153,7 +156,7 @@ impl Machine {
     /// Adds to the history.
     ///
     /// # Errors
-    /// As [`Data::note`].
+    /// As [`Data::record`].
     pub fn note(
         &self,
         what: What,
@@ -161,14 +164,24 @@ impl Machine {
         version: Option<&str>,
         message: &str,
     ) -> Result<(), DataError> {
-        self.data.note(Entry {
+        let entry = self.entry(what, slot, version, message);
+        self.data.record(&Update {
+            entry: Some(entry),
+            ..Update::default()
+        })
+    }
+
+    /// An entry of the history, not recorded yet.
+    #[must_use]
+    pub fn entry(&self, what: What, slot: Slot, version: Option<&str>, message: &str) -> Entry {
+        Entry {
             number: 0,
             what,
             slot: self.name(slot).to_owned(),
             version: version.map(str::to_owned),
             message: message.to_owned(),
             reason: None,
-        })
+        }
     }
 
     /// Changes the boot state by one transition, if that changes anything.

@@ -111,7 +111,7 @@ pub fn open(root: &Path, board: Board) -> Result<Machine, SystemError> {
 pub fn open_with(root: &Path, board: Board, chips: Rc<dyn Chips>) -> Result<Machine, SystemError> {
     let running = running_slot(root, &board)?;
     let boot = boot(root, &board, &chips);
-    let data = data(root, &board, &chips)?;
+    let data = data(root, &board, &chips);
     Ok(Machine {
         board,
         root: root.to_owned(),
@@ -123,12 +123,15 @@ pub fn open_with(root: &Path, board: Board, chips: Rc<dyn Chips>) -> Result<Mach
 }
 
 /// The records of this machine, and the way of the archive.
-fn data(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Result<Data, SystemError> {
-    let _ = chips;
-    match &board.data {
-        Some(data) => Ok(Data::new(below(root, &data.dir))),
-        None => Err(SystemError::NoBoard),
+fn data(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Data {
+    if let Some(data) = &board.data {
+        return Data::in_directory(below(root, &data.dir));
     }
+    // The places of the boot state, opened apart: nothing of them is remembered here or there, and
+    // whoever writes has the lock of the machine.
+    let (at, known, on) = (root.to_owned(), board.clone(), Rc::clone(chips));
+    let env = Box::new(move || uboot_env(&at, &known, &on));
+    Data::apart(root, env, &board.slots, Rc::clone(chips))
 }
 
 /// The slot that the kernel was started from.

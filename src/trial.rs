@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::data::{Installed, Stage, What};
+use crate::data::{Installed, Stage, Update, What};
 use crate::machine::{Machine, MachineError};
 use crate::slots::{BootState, Condition, Slot, Standing};
 
@@ -39,18 +39,21 @@ fn confirm_records(machine: &Machine) -> Result<bool, MachineError> {
     if installed.stage == Stage::Good {
         return Ok(false);
     }
-    machine.data.raise_floor(installed.security)?;
     machine.data.remove_archive(machine.name(slot))?;
     installed.stage = Stage::Good;
     installed.archive = None;
     installed.note = None;
-    machine.set_installed(slot, &installed)?;
     let message = format!(
         "version {} in slot {} is confirmed",
         installed.version,
         machine.name(slot)
     );
-    machine.note(What::Confirmed, slot, Some(&installed.version), &message)?;
+    let entry = machine.entry(What::Confirmed, slot, Some(&installed.version), &message);
+    machine.data.record(&Update {
+        floor: Some(installed.security),
+        installed: vec![(machine.name(slot), &installed)],
+        entry: Some(entry),
+    })?;
     Ok(true)
 }
 
@@ -78,13 +81,20 @@ pub fn go_back(machine: &mut Machine, what: What, reason: &str) -> Result<Slot, 
         _ => (running, reason.to_owned()),
     };
     let installed = machine.installed(left)?;
-    if let Some(installed) = &installed
-        && after.condition(left) == Condition::Unbootable
-    {
-        fail(machine, left, installed.clone(), &message)?;
-    }
-    let version = installed.map(|installed| installed.version);
-    machine.note(what, left, version.as_deref(), &message)?;
+    let version = installed
+        .as_ref()
+        .map(|installed| installed.version.clone());
+    let entry = machine.entry(what, left, version.as_deref(), &message);
+    let failed = installed.filter(|_| after.condition(left) == Condition::Unbootable);
+    let failed = failed.map(|installed| fail(installed, &message));
+    machine.data.record(&Update {
+        installed: failed
+            .iter()
+            .map(|failed| (machine.name(left), failed))
+            .collect(),
+        entry: Some(entry),
+        ..Update::default()
+    })?;
     machine.transit(|_| Ok(after))?;
     Ok(after.primary)
 }
@@ -106,17 +116,11 @@ pub fn window(machine: &mut Machine) -> Result<Option<Duration>, MachineError> {
     )))
 }
 
-/// Records that the system of a slot did not become good, and why.
-fn fail(
-    machine: &Machine,
-    slot: Slot,
-    mut installed: Installed,
-    why: &str,
-) -> Result<(), MachineError> {
+/// The record of a system that did not become good, and why.
+fn fail(mut installed: Installed, why: &str) -> Installed {
     installed.stage = Stage::Failed;
     installed.note = Some(why.to_owned());
-    machine.set_installed(slot, &installed)?;
-    Ok(())
+    installed
 }
 
 /// Brings the records up to the boot state, once a boot: a trial that ended by itself is noted as a
@@ -152,7 +156,11 @@ fn note_fall_back(machine: &Machine) -> Result<Option<String>, MachineError> {
         machine.name(machine.running),
         machine.name(slot),
     );
-    fail(machine, slot, installed, why)?;
-    machine.note(What::FellBack, slot, Some(&version), &message)?;
+    let entry = machine.entry(What::FellBack, slot, Some(&version), &message);
+    machine.data.record(&Update {
+        installed: vec![(machine.name(slot), &fail(installed, why))],
+        entry: Some(entry),
+        ..Update::default()
+    })?;
     Ok(Some(message))
 }

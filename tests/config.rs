@@ -107,7 +107,7 @@ impl Upgrade {
 
     fn apply(&self, archive: &Path) -> Result<Report, ConfigError> {
         apply::apply(&Inputs {
-            archive,
+            archive: &apply::in_file(archive),
             digest: Digest::of(&fs::read(archive).expect("the archive")),
             new_root: &self.tree("new"),
             to_version: "2",
@@ -1311,7 +1311,7 @@ fn an_unreasonable_number_of_files_is_refused_and_not_cut() {
 
 fn apply_in_place(archive: &Path, root: &Path) -> Result<Report, ConfigError> {
     apply::apply(&Inputs {
-        archive,
+        archive: &apply::in_file(archive),
         digest: Digest::of(&fs::read(archive).expect("the archive")),
         new_root: root,
         to_version: "2",
@@ -1554,7 +1554,7 @@ fn a_first_boot_that_takes_too_long_applies_nothing() {
     let archive = upgrade.save();
     let (overlay, new) = (upgrade.tree("overlay"), upgrade.tree("new"));
     let inputs = Inputs {
-        archive: &archive,
+        archive: &apply::in_file(&archive),
         digest: Digest::of(&fs::read(&archive).expect("the archive")),
         new_root: &new,
         to_version: "2",

@@ -261,7 +261,7 @@ impl Crossing {
         self.with_source(|source| archive::write(file, source))
             .expect("an archive");
         apply::apply(&Inputs {
-            archive: &archive,
+            archive: &apply::in_file(&archive),
             digest: Digest::of(&fs::read(&archive).expect("the archive")),
             new_root: &self.place("new"),
             to_version: "2",

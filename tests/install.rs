@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sysupgrade_rs::board::Board;
 use sysupgrade_rs::boot::{BootError, Bootloader};
+use sysupgrade_rs::data::Update;
 use sysupgrade_rs::files::trace::{self, Op};
 use sysupgrade_rs::first_boot::FirstBootError;
 use sysupgrade_rs::flash::{Device, FlashError, Written};
@@ -319,7 +320,11 @@ fn what_can_be_known_before_the_first_write_leaves_the_flash_untouched() {
     fs::remove_file(&key).unwrap();
     fs::write(&key, text).unwrap();
 
-    machine(&world).data.raise_floor(3).unwrap();
+    let floor = Update {
+        floor: Some(3),
+        ..Update::default()
+    };
+    machine(&world).data.record(&floor).unwrap();
     refused(&image, &[Reason::BelowFloor]);
 }
 

@@ -13,14 +13,14 @@ mod sim;
 mod world;
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::{env, fs};
 
 use sysupgrade_rs::board::{Board, Medium, Place, VIRTUAL};
-use sysupgrade_rs::data::Data;
+use sysupgrade_rs::data::{ArchiveRef, Data};
 use sysupgrade_rs::digest::Digest;
 use sysupgrade_rs::files;
 use sysupgrade_rs::files::trace::{self, Op};
@@ -379,7 +379,7 @@ impl Upgrade {
         }
         if let Condition::Trial(_) = state(router)?.condition(target)
             && let Some(archive) = data.installed(name)?.and_then(|slot| slot.archive)
-            && archive_digest(&data, name)? != archive.sha256
+            && archive_digest(&data, name, &archive)? != archive.sha256
         {
             return Err("the archive was changed before its slot was confirmed".into());
         }
@@ -548,8 +548,10 @@ fn check_behaviour(chips: &Chips) -> Result<()> {
     }
 }
 
-fn archive_digest(data: &Data, slot: &str) -> Result<Digest> {
-    Ok(Digest::of(&fs::read(data.archive_file(slot))?))
+fn archive_digest(data: &Data, slot: &str, wanted: &ArchiveRef) -> Result<Digest> {
+    let mut bytes = Vec::new();
+    data.open_archive(slot, wanted)?.read_to_end(&mut bytes)?;
+    Ok(Digest::of(&bytes))
 }
 
 /// The seed of this run.

@@ -194,6 +194,16 @@ impl Environment {
         });
     }
 
+    /// Sets variables, and removes those that are to have no value.
+    fn apply(&mut self, changes: &[(&str, Option<&str>)]) {
+        for (name, value) in changes {
+            match value {
+                Some(value) => self.set(name, value),
+                None => self.remove(name),
+            }
+        }
+    }
+
     /// Removes a variable, each time that it stands there.
     pub fn remove(&mut self, name: &str) {
         self.entries.retain(|entry| value_of(entry, name).is_none());
@@ -279,6 +289,29 @@ impl UbootEnv {
     /// [`BootError::Variable`] for a name or a value that no environment can hold; others as
     /// [`Bootloader::store`].
     pub fn change(&self, changes: &[(&str, Option<&str>)]) -> Result<(), BootError> {
+        self.check_names(changes)?;
+        self.replace(|environment| environment.apply(changes))
+    }
+
+    /// Complains of what [`change`](Self::change) would refuse; nothing is written.
+    ///
+    /// # Errors
+    /// [`BootError::Full`] when there is no room; others as [`change`](Self::change).
+    pub fn check(&self, changes: &[(&str, Option<&str>)]) -> Result<(), BootError> {
+        self.check_names(changes)?;
+        let places = self.read(InPlace::open_read_only)?;
+        let (newest, copy) = Self::newest(&places)?;
+        let mut copy = copy.clone();
+        copy.environment.apply(changes);
+        let (place, kind) = (&places[newest], Kind::of(places.len()));
+        let size = place.bytes.len();
+        let encoded = copy.encode::<NativeEndian>(kind, size);
+        encoded
+            .map(drop)
+            .map_err(|need| full(place.medium.path(), need, size))
+    }
+
+    fn check_names(&self, changes: &[(&str, Option<&str>)]) -> Result<(), BootError> {
         for (name, value) in changes {
             let wrong = if name.is_empty() || name.contains(['=', '\0']) {
                 "is no name for a variable"
@@ -293,14 +326,7 @@ impl UbootEnv {
                 problem: wrong.to_owned(),
             });
         }
-        self.replace(|environment| {
-            for (name, value) in changes {
-                match value {
-                    Some(value) => environment.set(name, value),
-                    None => environment.remove(name),
-                }
-            }
-        })
+        Ok(())
     }
 
     /// What messages call it: its first place.

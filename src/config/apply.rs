@@ -24,6 +24,7 @@ pub(in crate::config) mod place;
 pub mod reports;
 pub(in crate::config) mod stage;
 
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -40,10 +41,10 @@ use build::Difference;
 use in_place::Journal;
 
 /// What first boot works on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Inputs<'a> {
-    /// The archive file.
-    pub archive: &'a Path,
+    /// Opens the archive, if it is needed, so that it is read from its medium and not from a cache.
+    pub archive: &'a dyn Fn() -> Result<Box<dyn Read>, ConfigError>,
     /// What it must be, to the last byte.
     pub digest: Digest,
     /// The root of the new slot as its image shipped it: `etc` is in it, and `lib/upgrade` if the
@@ -62,6 +63,12 @@ pub enum Target<'a> {
     Overlay(&'a Path),
     /// The new root itself, which is writable.
     InPlace(&'a Path),
+}
+
+/// An archive that is a file, for [`Inputs`].
+pub fn in_file(path: &Path) -> impl Fn() -> Result<Box<dyn Read>, ConfigError> {
+    // What the install read back from the medium must still be there, not just in the cache.
+    || Ok(Box::new(files::open_past_cache(path)?))
 }
 
 /// How long a first boot may take. Real ones take a second; whoever waits before a router that does
@@ -170,16 +177,13 @@ pub(super) struct Prepared {
 
 impl Prepared {
     fn new(inputs: &Inputs, scratch: &Path, deadline: Deadline) -> Result<Self, ConfigError> {
-        let archive = inputs.archive;
-        // What the install read back from the medium must still be there, not just in the cache.
-        let file = files::open_past_cache(archive)?;
-        let unpacked = archive::unpack(file, scratch)?;
+        let unpacked = archive::unpack((inputs.archive)()?, scratch)?;
         if unpacked.sha256 != inputs.digest {
             let problem = format!(
                 "{} bytes with sha256 {}, the install saved one with {}",
                 unpacked.size, unpacked.sha256, inputs.digest
             );
-            return Err(ConfigError::damaged(archive.display().to_string(), problem));
+            return Err(ConfigError::damaged("its end", problem));
         }
         let new = new_defaults(inputs.new_root, &unpacked)?;
         deadline.check()?;

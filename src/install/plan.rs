@@ -1,16 +1,19 @@
 //! Step 4: the rules that say no before the first write.
 
 use std::fs;
+use std::io;
 
 use super::{InstallError, Parts, Wish};
+use crate::boot::BootError;
 use crate::config::Selection;
-use crate::config::archive::Source;
+use crate::config::archive::{self, Source};
 use crate::config::bundle::Scope;
 use crate::config::engine::Verdict;
 use crate::config::forecast::{Forecast, forecast};
 use crate::config::keep::KeepList;
 use crate::config::report::Notice;
-use crate::data::{Installed, Stage};
+use crate::data::{ArchiveRef, DataError, Installed, Stage};
+use crate::digest::{Digest, Hashing};
 use crate::files;
 use crate::image::{Manifest, PartInfo};
 use crate::machine::{Machine, MachineError};
@@ -71,17 +74,17 @@ pub(super) fn plan(
     if let Some(keep) = &keep {
         let defaults = machine.defaults();
         let selection = Selection::of(&machine.root, keep, defaults.as_deref(), scope)?;
-        let unfit = no_space(machine, &selection)?;
+        let from_version = machine.running_version()?;
+        let source = Source {
+            root: &machine.root,
+            keep,
+            defaults: defaults.as_deref(),
+            scope,
+            from_version: &from_version,
+            board: &machine.board.name,
+        };
+        let unfit = no_space(machine, &selection, &source)?;
         if let (None, Some(image)) = (&unfit, new_defaults) {
-            let from_version = machine.running_version()?;
-            let source = Source {
-                root: &machine.root,
-                keep,
-                defaults: defaults.as_deref(),
-                scope,
-                from_version: &from_version,
-                board: &machine.board.name,
-            };
             let scratch = machine.data.scratch();
             let version = &manifest.version;
             let forecast = forecast(&source, image, version, manifest.engine, &scratch)?;
@@ -93,22 +96,24 @@ pub(super) fn plan(
         notices.extend_from_slice(keep.notices());
         notices.extend_from_slice(selection.notices());
     }
+    let installed = Installed {
+        version: manifest.version.clone(),
+        security: manifest.security,
+        stage: Stage::Writing,
+        note: None,
+        from_version: Some(machine.running_version()?),
+        archive: None,
+        confirm_within: wish
+            .confirm_within
+            .unwrap_or(machine.board.boot.confirm_within)
+            .as_secs(),
+    };
+    refusals.extend(no_room_for_records(machine, &installed)?);
     let (forced, refusals): (Vec<_>, Vec<_>) = refusals
         .into_iter()
         .partition(|r| wish.force && r.forceable);
     Ok(Plan {
-        installed: Installed {
-            version: manifest.version.clone(),
-            security: manifest.security,
-            stage: Stage::Writing,
-            note: None,
-            from_version: Some(machine.running_version()?),
-            archive: None,
-            confirm_within: wish
-                .confirm_within
-                .unwrap_or(machine.board.boot.confirm_within)
-                .as_secs(),
-        },
+        installed,
         bytes: manifest.parts.iter().map(|part| part.raw_size).sum(),
         keep,
         scope,
@@ -218,9 +223,36 @@ fn unfit(machine: &Machine, manifest: &Manifest, parts: &Parts) -> Vec<Refusal> 
 /// Left free for records and for the file system's own needs.
 const RESERVE: u64 = 64 << 10;
 
-/// The archive must fit into the data directory, with something left.
-fn no_space(machine: &Machine, selection: &Selection) -> Result<Option<Refusal>, InstallError> {
-    let free = machine.data.free_space()?;
+/// The archive must fit where it travels. A data directory is large, or should be: there the files
+/// are counted as they are, with something left. A carrier may be just large enough, and is asked
+/// exactly.
+fn no_space(
+    machine: &Machine,
+    selection: &Selection,
+    source: &Source<'_>,
+) -> Result<Option<Refusal>, InstallError> {
+    let target = machine.name(machine.target());
+    let place = machine.data.archive_place(target);
+    let free = match machine.data.room(target) {
+        Ok(free) => free,
+        Err(DataError::Flash { source, .. }) => return Ok(Some(source.refusal("carrier"))),
+        Err(error) => return Err(error.into()),
+    };
+    if !machine.data.is_shared() {
+        let mut archive = Hashing::new(io::sink());
+        archive::write(&mut archive, source)?;
+        let (_, need, _) = archive.finish();
+        return Ok((need > free).then(|| Refusal {
+            reason: Reason::NoSpace,
+            message: format!(
+                "the kept configuration is an archive of {need} bytes, the carrier of slot {target} ({place}) has room for {free}"
+            ),
+            found: free.to_string(),
+            wanted: format!("at least {need}"),
+            hint: "shorten the keep list, or start the new version from its defaults with -n".into(),
+            forceable: false,
+        }));
+    }
     let sizes = selection
         .paths()
         .map(|path| fs::symlink_metadata(machine.root.join(path.as_path())));
@@ -230,14 +262,48 @@ fn no_space(machine: &Machine, selection: &Selection) -> Result<Option<Refusal>,
     Ok((need > free).then(|| Refusal {
         reason: Reason::NoSpace,
         message: format!(
-            "the kept configuration may need {need} bytes in {}, {free} are free",
-            machine.data.dir().display()
+            "the kept configuration may need {need} bytes in {place}, {free} are free"
         ),
         found: free.to_string(),
         wanted: format!("at least {need}"),
         hint: "free some space, or shorten the keep list".into(),
         forceable: false,
     }))
+}
+
+/// A boot environment that holds the records, too, must have room for all that this upgrade may record.
+fn no_room_for_records(
+    machine: &Machine,
+    installed: &Installed,
+) -> Result<Option<Refusal>, InstallError> {
+    let installed = Installed {
+        archive: Some(ArchiveRef {
+            size: u64::MAX,
+            sha256: Digest([0; 32]),
+        }),
+        ..installed.clone()
+    };
+    let running = match machine.installed(machine.running)? {
+        Some(running) => running,
+        None => super::factory(&installed),
+    };
+    let [running, target] = [(machine.running, &running), (machine.target(), &installed)]
+        .map(|(slot, installed)| (machine.name(slot), installed));
+    match machine.data.check_room(&[running, target]) {
+        Ok(()) => Ok(None),
+        Err(DataError::Boot(BootError::Full { need, room, path })) => Ok(Some(Refusal {
+            reason: Reason::NoSpace,
+            message: format!(
+                "{}: with the records of an upgrade the boot environment has up to {need} bytes, there is room for {room}",
+                path.display()
+            ),
+            found: room.to_string(),
+            wanted: format!("at least {need}"),
+            hint: "remove variables that nobody needs with fw_setenv".into(),
+            forceable: false,
+        })),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A merge that the first boot would refuse is refused before anything is written.
