@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::files::{FileError, InPlace};
+use crate::flash::FlashError;
 use crate::slots::BootState;
 
 pub use grub_env::GrubEnv;
@@ -41,6 +42,9 @@ pub enum BootError {
     /// The medium failed.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Raw flash failed.
+    #[error(transparent)]
+    Flash(#[from] FlashError),
     /// The bytes are not a boot environment of the expected kind.
     #[error("{}: {problem}", path.display())]
     Damaged {

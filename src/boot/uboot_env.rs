@@ -13,20 +13,37 @@
 //!
 //! # Two copies
 //!
-//! `flags` is a counter on files, block devices, NAND and UBI: the greater value is the newer copy,
-//! except that 0 is newer than 255; of two equal ones the first counts. A copy with a wrong CRC does
-//! not count at all. A store writes the older or damaged copy with the counter of the newer plus
-//! one, so that at every instant one whole copy is on the medium: **a cut leaves the old state or
-//! the new one**. (NOR flash has another convention for `flags`.)
+//! A copy with a wrong CRC does not count at all. Of two whole ones `flags` tells which counts:
+//!
+//! ```text
+//! files, block devices,    a counter: the greater value, except that 0 is newer than 255;
+//! NAND, UBI                of two equal ones the first
+//! NOR                      1 is active, 0 obsolete, 0xff being written: see `newest`
+//! ```
+//!
+//! A store writes the older or damaged copy, with the counter of the newer plus one, so that at every
+//! instant one whole copy is on the medium: **a cut leaves the old state or the new one**. On NOR the
+//! new copy is active from the start, and when it is proven a single 0 is programmed over the flags of
+//! the old one, without an erase. Between these two both are active and the first counts: the old one
+//! or the new.
+//!
+//! A newest copy on NAND that the chip could read only with many corrected bits is not relied on: a
+//! program that was cut may have left it, and it may be lost the next time. To erase the older one then,
+//! and be cut again, could lose both. So the new one goes over the weak one; a cut leaves the older one,
+//! which is the state before the store that was cut first.
 //!
 //! Two copies that are both damaged are refused, and never written over: what they held is lost
 //! only when somebody decides so.
 //!
 //! # One copy
 //!
-//! Nothing can make this safe. While its sectors are written the CRC is wrong, and a cut in that
+//! In one logical erase block of a dynamic UBI volume it is safe: UBI replaces such a block at one
+//! instant. Elsewhere nothing can make it so. While it is written the CRC is wrong, and a cut in that
 //! time leaves U-Boot with the environment that is compiled into it. Boards with one copy are for
 //! boot loaders that were built so; a board that can have two should.
+
+mod medium;
+mod mtd;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -34,14 +51,20 @@ use std::rc::Rc;
 use byteorder::{ByteOrder, NativeEndian};
 
 use super::order::Order;
-use super::{BootError, Bootloader, write_and_prove};
-use crate::board::{MAX_ENVIRONMENT, Place as StorePlace, Store};
-use crate::files::{self, InPlace};
+use super::{BootError, Bootloader};
+use crate::board::{MAX_ENVIRONMENT, Store};
 use crate::flash::Chips;
 use crate::report::printable;
 use crate::slots::BootState;
+use medium::{Flags, Health, Medium, Purpose};
 
 const CRC_LEN: usize = 4;
+
+/// Flags on NOR flash (env/flash.c of U-Boot, as `ENV_REDUND_ACTIVE` and kin): each next one can be
+/// programmed over the one before.
+const BEING_WRITTEN: u8 = 0xff;
+const ACTIVE: u8 = 1;
+const OBSOLETE: u8 = 0;
 
 /// Whether a copy stands alone; a redundant one has a byte of flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,12 +161,21 @@ impl StoredCopy {
         Ok(bytes)
     }
 
-    /// True if `self`, the first copy, counts rather than `second`.
+    /// True if `self`, the first copy, counts rather than `second`, where flags are counters.
     fn is_newer_than(&self, second: &Self) -> bool {
         match (self.flags, second.flags) {
             (255, 0) => false,
             (0, 255) => true,
             (first, second) => first >= second,
+        }
+    }
+
+    /// The same where flags are active or obsolete: as `env_flash_init` and `env_flash_load` of U-Boot
+    /// have it (env/flash.c).
+    fn is_active_rather_than(&self, second: &Self) -> bool {
+        match (self.flags, second.flags) {
+            (ACTIVE, OBSOLETE) | (BEING_WRITTEN, _) => true,
+            (first, second) => first == second,
         }
     }
 }
@@ -214,18 +246,19 @@ fn value_of<'a>(entry: &'a [u8], name: &str) -> Option<&'a [u8]> {
     entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
-/// A U-Boot environment in files or block devices, with the layout `order`.
+/// A U-Boot environment in files, on block devices or on flash, with the layout `order`.
 pub struct UbootEnv {
     stores: Vec<Store>,
     order: Order,
-    _chips: Rc<dyn Chips>,
+    chips: Rc<dyn Chips>,
 }
 
 /// One copy on its medium.
 struct Place {
-    medium: InPlace,
-    offset: u64,
+    name: PathBuf,
+    medium: Box<dyn Medium>,
     bytes: Vec<u8>,
+    health: Health,
     copy: Result<StoredCopy, String>,
 }
 
@@ -237,7 +270,7 @@ impl UbootEnv {
         Self {
             stores,
             order: Order::new(names),
-            _chips: chips,
+            chips,
         }
     }
 
@@ -337,72 +370,86 @@ impl UbootEnv {
 
     /// The copy that counts, and where it is.
     fn current(&self) -> Result<(PathBuf, Environment), BootError> {
-        let places = self.read(InPlace::open_read_only)?;
-        let (newest, copy) = Self::newest(&places)?;
-        let path = places[newest].medium.path().to_owned();
-        Ok((path, copy.environment.clone()))
+        let places = self.open(Purpose::Read)?;
+        let (newest, copy) = newest(&places)?;
+        Ok((places[newest].name.clone(), copy.environment.clone()))
     }
 
     /// Opens and reads all places. A copy that cannot be read is as good as a damaged one: that
     /// there are two is for this.
-    fn read(&self, open: fn(&Path) -> files::Result<InPlace>) -> Result<Vec<Place>, BootError> {
+    fn open(&self, purpose: Purpose) -> Result<Vec<Place>, BootError> {
         let kind = Kind::of(self.stores.len());
-        let read = |store: &Store| match &store.place {
-            StorePlace::Path(path) => Place::read(store, kind, open(path)?),
-            place => Err(BootError::Damaged {
-                path: place.to_string().into(),
-                problem: "no environment can be there yet".to_owned(),
-            }),
-        };
-        self.stores.iter().map(read).collect()
+        let open = |store| Place::open(store, kind, &*self.chips, purpose);
+        let places: Vec<_> = self.stores.iter().map(open).collect::<Result<_, _>>()?;
+        if let [first, second] = places.as_slice() {
+            first.fits(second)?;
+        }
+        Ok(places)
     }
 
     /// Replaces the older copy by the newer one with what `change` makes of its variables.
     fn replace(&self, change: impl FnOnce(&mut Environment)) -> Result<(), BootError> {
-        let places = self.read(InPlace::open_shared)?;
-        let (newest, current) = Self::newest(&places)?;
+        let mut places = self.open(Purpose::Change)?;
+        let (newest, current) = newest(&places)?;
+        let other = (newest + 1) % places.len();
         let mut copy = current.clone();
         change(&mut copy.environment);
-        if copy == *current && places.iter().all(|place| place.copy.is_ok()) {
-            // Nothing to write, only to make sure of: who wrote it may not have lived to sync it.
-            let place = &places[newest];
-            return write_and_prove(&place.medium, place.offset, &place.bytes, &place.bytes);
+        if copy == *current && places.iter().all(Place::is_sound) {
+            // Nothing to write, only to make sure of.
+            let place = &mut places[newest];
+            place.medium.settle(&place.bytes)?;
+            if other != newest {
+                places[other].medium.obsolete()?;
+            }
+            return Ok(());
         }
-        copy.flags = current.flags.wrapping_add(1);
-        let target = &places[(newest + 1) % places.len()];
+        // Not on a weak copy alone may a store rely: it goes over that one if the older one is sound.
+        let target = match places[newest].is_sound() || !places[other].is_sound() {
+            true => other,
+            false => newest,
+        };
+        copy.flags = match places[newest].medium.flags() {
+            Flags::Counter => current.flags.wrapping_add(1),
+            Flags::Boolean => ACTIVE,
+        };
         let kind = Kind::of(places.len());
-        let size = target.bytes.len();
+        let place = &mut places[target];
+        let size = place.bytes.len();
         let bytes = copy
             .encode::<NativeEndian>(kind, size)
-            .map_err(|need| full(target.medium.path(), need, size))?;
-        write_and_prove(&target.medium, target.offset, &target.bytes, &bytes)
+            .map_err(|need| full(&place.name, need, size))?;
+        place.medium.replace(&place.bytes, &bytes)?;
+        if target != newest {
+            places[newest].medium.obsolete()?;
+        }
+        Ok(())
     }
+}
 
-    /// The copy that counts, and its position.
-    fn newest(places: &[Place]) -> Result<(usize, &StoredCopy), BootError> {
-        places
-            .iter()
-            .enumerate()
-            .filter_map(|(index, place)| Some((index, place.copy.as_ref().ok()?)))
-            .reduce(|first, second| {
-                if first.1.is_newer_than(second.1) {
-                    first
-                } else {
-                    second
-                }
-            })
-            .ok_or_else(|| {
-                let path = places.first().map(|place| place.medium.path().to_owned());
-                let problems = places.iter().filter_map(|place| place.copy.as_ref().err());
-                BootError::Damaged {
-                    path: path.unwrap_or_default(),
-                    problem: format!(
-                        "no copy of the environment is whole: {}",
-                        problems.cloned().collect::<Vec<_>>().join("; the other: ")
-                    ),
-                }
-            })
-    }
+/// The copy that counts, and its position.
+fn newest(places: &[Place]) -> Result<(usize, &StoredCopy), BootError> {
+    places
+        .iter()
+        .enumerate()
+        .filter_map(|(index, place)| Some((index, place.copy.as_ref().ok()?)))
+        .reduce(|first, second| {
+            let first_counts = match places[first.0].medium.flags() {
+                Flags::Counter => first.1.is_newer_than(second.1),
+                Flags::Boolean => first.1.is_active_rather_than(second.1),
+            };
+            if first_counts { first } else { second }
+        })
+        .ok_or_else(|| {
+            let path = places.first().map(|place| place.name.clone());
+            let problems = places.iter().filter_map(|place| place.copy.as_ref().err());
+            BootError::Damaged {
+                path: path.unwrap_or_default(),
+                problem: format!(
+                    "no copy of the environment is whole: {}",
+                    problems.cloned().collect::<Vec<_>>().join("; the other: ")
+                ),
+            }
+        })
 }
 
 impl Bootloader for UbootEnv {
@@ -422,29 +469,58 @@ impl Bootloader for UbootEnv {
 }
 
 impl Place {
-    fn read(store: &Store, kind: Kind, medium: InPlace) -> Result<Self, BootError> {
-        let damaged = |problem| BootError::Damaged {
-            path: store.place.to_string().into(),
-            problem,
-        };
+    fn open(
+        store: &Store,
+        kind: Kind,
+        chips: &dyn Chips,
+        purpose: Purpose,
+    ) -> Result<Self, BootError> {
+        let name = PathBuf::from(store.place.to_string());
         let size = store.size.filter(|size| *size <= MAX_ENVIRONMENT);
         let Some(size) = size.and_then(|size| usize::try_from(size).ok()) else {
             let size = store.size.unwrap_or_default();
-            return Err(damaged(format!(
-                "an environment of {size} bytes, 1 to {MAX_ENVIRONMENT} are possible"
-            )));
+            return Err(BootError::Damaged {
+                path: name,
+                problem: format!(
+                    "an environment of {size} bytes, 1 to {MAX_ENVIRONMENT} are possible"
+                ),
+            });
         };
-        medium.drop_cache()?;
+        let mut medium = medium::open(store, size, chips, purpose)?;
         let mut bytes = vec![0; size];
-        let copy = match medium.read_at(&mut bytes, store.offset) {
-            Ok(()) => StoredCopy::decode::<NativeEndian>(&bytes, kind),
-            Err(error) => Err(format!("{error}: {}", error.source)),
-        };
+        let read = medium.read(&mut bytes);
+        let health = *read.as_ref().unwrap_or(&Health::Weak);
+        let copy = read.and_then(|_| StoredCopy::decode::<NativeEndian>(&bytes, kind));
         Ok(Self {
+            name,
             medium,
-            offset: store.offset,
             bytes,
+            health,
             copy,
+        })
+    }
+
+    /// True if the copy is whole and will stay so.
+    fn is_sound(&self) -> bool {
+        self.copy.is_ok() && self.health == Health::Sound
+    }
+
+    /// Complains unless the other copy outlives a cut in a write of this one.
+    fn fits(&self, other: &Self) -> Result<(), BootError> {
+        let problem = match (self.medium.erases(), other.medium.erases()) {
+            _ if self.medium.flags() != other.medium.flags() => {
+                "it is on NOR flash and the other copy is not, so their flags tell nothing"
+            }
+            (Some((mtd, first)), Some((second_mtd, second)))
+                if mtd == second_mtd && first.start < second.end && second.start < first.end =>
+            {
+                "it shares erase blocks with the other copy, so a power cut could take both"
+            }
+            _ => return Ok(()),
+        };
+        Err(BootError::Damaged {
+            path: self.name.clone(),
+            problem: problem.to_owned(),
         })
     }
 }

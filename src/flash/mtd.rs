@@ -114,7 +114,7 @@ pub fn good_blocks(raw: &mut dyn RawMtd, start: u64, end: u64) -> io::Result<Vec
 /// supply too low, or its driver lost, and each further one would be marked bad for ever and for
 /// nothing. Data sheets allow 2 % bad blocks over the whole life of a chip: that four of one run fail by
 /// chance is next to impossible. Should they be worn out all the same, each run gets past three.
-const FAILURES_IN_A_ROW: u32 = 4;
+pub(crate) const FAILURES_IN_A_ROW: u32 = 4;
 
 /// A part on an MTD.
 ///
