@@ -332,8 +332,8 @@ impl UbootEnv {
     /// [`BootError::Full`] when there is no room; others as [`change`](Self::change).
     pub fn check(&self, changes: &[(&str, Option<&str>)]) -> Result<(), BootError> {
         self.check_names(changes)?;
-        let places = self.read(InPlace::open_read_only)?;
-        let (newest, copy) = Self::newest(&places)?;
+        let places = self.open(Purpose::Read)?;
+        let (newest, copy) = newest(&places)?;
         let mut copy = copy.clone();
         copy.environment.apply(changes);
         let (place, kind) = (&places[newest], Kind::of(places.len()));
@@ -341,7 +341,7 @@ impl UbootEnv {
         let encoded = copy.encode::<NativeEndian>(kind, size);
         encoded
             .map(drop)
-            .map_err(|need| full(place.medium.path(), need, size))
+            .map_err(|need| full(&place.name, need, size))
     }
 
     fn check_names(&self, changes: &[(&str, Option<&str>)]) -> Result<(), BootError> {
