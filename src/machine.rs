@@ -184,7 +184,11 @@ impl Machine {
         }
     }
 
-    /// Changes the boot state by one transition, if that changes anything.
+    /// Changes the boot state by one transition.
+    ///
+    /// It is stored also where nothing changes: after a cut the newest state can read right and not
+    /// last, not yet synced or on a page of NAND that was programmed by half, and what comes next
+    /// relies on it. A store of what is there already only makes it sure.
     ///
     /// # Errors
     /// When the state does not allow it, or cannot be read or written.
@@ -192,11 +196,8 @@ impl Machine {
         &mut self,
         transition: impl FnOnce(BootState) -> Result<BootState, TransitionError>,
     ) -> Result<BootState, MachineError> {
-        let old = self.boot.load()?;
-        let new = transition(old)?;
-        if new != old {
-            self.boot.store(&new)?;
-        }
+        let new = transition(self.boot.load()?)?;
+        self.boot.store(&new)?;
         Ok(new)
     }
 
