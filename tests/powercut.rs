@@ -954,6 +954,23 @@ fn ubi_volumes_that_are_replaced_by_renaming_survive_power_cuts_everywhere() -> 
 }
 
 #[test]
+fn carriers_in_ubi_volumes_survive_power_cuts_everywhere() -> Result<()> {
+    cut_board("carriers in UBI", &test_board("carrier-ubi")?, Raw::Nand)
+}
+
+#[test]
+fn carriers_on_raw_flash_survive_power_cuts_everywhere() -> Result<()> {
+    cut_board("carriers on NOR", &test_board("carrier-raw")?, Raw::Nor)?;
+    cut_board("carriers on NAND", &test_board("carrier-raw")?, Raw::Nand)
+}
+
+#[test]
+fn carriers_in_overlays_survive_power_cuts_everywhere() -> Result<()> {
+    let board = test_board("carrier-overlay")?;
+    cut_board("carriers in overlays", &board, Raw::Nand)
+}
+
+#[test]
 #[ignore = "for boards of your own: scripts/cut BOARD.toml"]
 fn a_board_of_your_own_survives_power_cuts_everywhere() -> Result<()> {
     let path = env::var("POWERCUT_BOARD")?;
