@@ -46,7 +46,7 @@ use crate::boot::BootError;
 use crate::digest::Digest;
 use crate::files::{FileError, below};
 use crate::flash::{Chips, FlashError};
-use crate::report::Reason;
+use crate::report::{ExitCode, Reason};
 
 pub mod carrier;
 mod directory;
@@ -203,6 +203,15 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// The exit code that tells a caller.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Boot(_) => ExitCode::BoardUnreadable,
+            _ => ExitCode::Failed,
+        }
+    }
+
     fn floor(record: impl Display) -> Self {
         Self::Floor {
             record: record.to_string(),
@@ -245,7 +254,7 @@ impl Data {
                 carriers: Carriers {
                     root: root.to_owned(),
                     chips,
-                    slots: slots.clone(),
+                    slots: slots.to_vec(),
                 },
             },
         }

@@ -471,10 +471,10 @@ impl From<MachineError> for Failure {
             }
             MachineError::Transition(TransitionError::OnTrial) => ExitCode::OnTrial,
             MachineError::NoFirstBoot => ExitCode::ConfigRefused,
-            MachineError::Transition(_)
-            | MachineError::Data(_)
-            | MachineError::File(_)
-            | MachineError::Flash(_) => ExitCode::Failed,
+            MachineError::Data(error) => error.exit_code(),
+            MachineError::Transition(_) | MachineError::File(_) | MachineError::Flash(_) => {
+                ExitCode::Failed
+            }
         };
         Self::new(code, &error)
     }
@@ -483,7 +483,8 @@ impl From<MachineError> for Failure {
 impl From<SystemError> for Failure {
     fn from(error: SystemError) -> Self {
         let code = match &error {
-            SystemError::Data(_) | SystemError::Reboot { .. } => ExitCode::Failed,
+            SystemError::Data(error) => error.exit_code(),
+            SystemError::Reboot { .. } => ExitCode::Failed,
             SystemError::Trust(_) => ExitCode::Signature,
             _ => ExitCode::BoardUnreadable,
         };
@@ -514,7 +515,7 @@ impl From<ConfigError> for Failure {
 
 impl From<DataError> for Failure {
     fn from(error: DataError) -> Self {
-        Self::new(ExitCode::Failed, &error)
+        Self::new(error.exit_code(), &error)
     }
 }
 

@@ -107,7 +107,7 @@ impl Head {
 pub(super) struct Carriers {
     pub(super) root: PathBuf,
     pub(super) chips: Rc<dyn Chips>,
-    pub(super) slots: [SlotSpec; 2],
+    pub(super) slots: Vec<SlotSpec>,
 }
 
 /// A carrier, opened.

@@ -135,6 +135,7 @@ impl InstallError {
             Self::Machine(MachineError::Boot(_)) | Self::Unknown { .. } => {
                 ExitCode::BoardUnreadable
             }
+            Self::Machine(MachineError::Data(error)) => error.exit_code(),
             Self::Machine(_)
             | Self::Copy(_)
             | Self::NoMedium { .. }
