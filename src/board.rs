@@ -219,6 +219,9 @@ pub enum Layout {
     /// `BOOT_ORDER`, `BOOT_A_LEFT`, `BOOT_B_LEFT`.
     #[default]
     Order,
+    /// `boot_part`, as Linksys has it; see [`crate::boot::boot_part`] for what it cannot do. Only in a
+    /// U-Boot environment.
+    BootPart,
 }
 
 /// How the running slot is known.
@@ -625,6 +628,9 @@ impl Board {
                 "boot.store.0",
                 "GRUB's environment block is in a file or on a block device",
             );
+        }
+        if self.boot.layout != Layout::Order {
+            return breach("boot.layout", "GRUB's script knows the layout `order` only");
         }
         if store.size.is_some() {
             return breach(

@@ -214,7 +214,8 @@ pub fn uboot_env(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Result<Ub
             *path = below(root, path);
         }
     }
-    Ok(UbootEnv::new(stores, slot_names(board), Rc::clone(chips)))
+    let env = UbootEnv::new(stores, slot_names(board), Rc::clone(chips));
+    Ok(env.with_layout(board.boot.layout))
 }
 
 /// An environment that is found when it is read or written, not before: a machine whose environment is

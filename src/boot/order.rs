@@ -39,6 +39,15 @@ const ORDER: &str = "BOOT_ORDER";
 /// What to do about variables that are missing or wrong.
 pub(super) const HINT: &str = "`sysupgrade-rs doctor` explains";
 
+/// A variable of the environment in `store` that makes no sense.
+pub(super) fn wrong(store: &Path, name: &str, problem: String) -> BootError {
+    BootError::Variable {
+        path: store.to_owned(),
+        name: name.to_owned(),
+        problem: format!("{problem}; {HINT}"),
+    }
+}
+
 /// The layout for two slots of given names.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
@@ -70,11 +79,7 @@ impl Order {
         store: &Path,
         get: impl Fn(&str) -> Option<Vec<u8>>,
     ) -> Result<BootState, BootError> {
-        let wrong = |name: &str, problem: String| BootError::Variable {
-            path: store.to_owned(),
-            name: name.to_owned(),
-            problem: format!("{problem}; {HINT}"),
-        };
+        let wrong = |name: &str, problem| wrong(store, name, problem);
         let text = |name: &str| match get(name) {
             Some(value) => Ok(String::from_utf8_lossy(&value).into_owned()),
             None => Err(wrong(name, "is missing".to_owned())),

@@ -50,9 +50,10 @@ use std::rc::Rc;
 
 use byteorder::{ByteOrder, NativeEndian};
 
+use super::layout::Layout;
 use super::order::Order;
 use super::{BootError, Bootloader};
-use crate::board::{MAX_ENVIRONMENT, Store};
+use crate::board::{self, MAX_ENVIRONMENT, Store};
 use crate::flash::Chips;
 use crate::report::printable;
 use crate::slots::BootState;
@@ -246,10 +247,11 @@ fn value_of<'a>(entry: &'a [u8], name: &str) -> Option<&'a [u8]> {
     entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
-/// A U-Boot environment in files, on block devices or on flash, with the layout `order`.
+/// A U-Boot environment in files, on block devices or on flash.
 pub struct UbootEnv {
     stores: Vec<Store>,
-    order: Order,
+    names: [String; 2],
+    layout: Layout,
     chips: Rc<dyn Chips>,
 }
 
@@ -264,14 +266,22 @@ struct Place {
 
 impl UbootEnv {
     /// The environment in these places, one or two, for slots of these names (in the order of the
-    /// board file). The places are opened when it is read or written.
+    /// board file), with the layout `order`. The places are opened when it is read or written.
     #[must_use]
     pub fn new(stores: Vec<Store>, names: [String; 2], chips: Rc<dyn Chips>) -> Self {
         Self {
             stores,
-            order: Order::new(names),
+            layout: Layout::new(board::Layout::Order, names.clone()),
+            names,
             chips,
         }
+    }
+
+    /// With this layout.
+    #[must_use]
+    pub fn with_layout(mut self, layout: board::Layout) -> Self {
+        self.layout = Layout::new(layout, self.names.clone());
+        self
     }
 
     /// The bytes of all copies of a new environment that holds `state` and other variables, as a
@@ -455,13 +465,14 @@ fn newest(places: &[Place]) -> Result<(usize, &StoredCopy), BootError> {
 impl Bootloader for UbootEnv {
     fn load(&mut self) -> Result<BootState, BootError> {
         let (path, environment) = self.current()?;
-        self.order
+        self.layout
             .read(&path, |name| environment.get(name).map(<[u8]>::to_vec))
     }
 
     fn store(&mut self, state: &BootState) -> Result<(), BootError> {
         self.replace(|environment| {
-            for (name, value) in self.order.variables(state) {
+            let get = |name: &str| environment.get(name).map(<[u8]>::to_vec);
+            for (name, value) in self.layout.variables(state, get) {
                 environment.set(&name, &value);
             }
         })
