@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 
 use super::{InstallError, Parts, Wish};
+use crate::board::Carrier;
 use crate::boot::BootError;
 use crate::config::Selection;
 use crate::config::archive::{self, Source};
@@ -83,13 +84,20 @@ pub(super) fn plan(
             from_version: &from_version,
             board: &machine.board.name,
         };
-        let unfit = no_space(machine, &selection, &source)?;
+        let carried = match machine.data.is_shared() {
+            true => None,
+            false => Some(archive_size(&source)?),
+        };
+        let unfit = match carried {
+            Some(size) => no_room_in_carrier(machine, size)?,
+            None => no_space(machine, &selection)?,
+        };
         if let (None, Some(image)) = (&unfit, new_defaults) {
             let scratch = machine.data.scratch();
             let version = &manifest.version;
             let forecast = forecast(&source, image, version, manifest.engine, &scratch)?;
             refusals.extend(no_merge(&forecast));
-            refusals.extend(no_space_for_result(machine, &forecast)?);
+            refusals.extend(no_space_for_result(machine, &forecast, carried)?);
             config = Some(forecast);
         }
         refusals.extend(unfit);
@@ -223,36 +231,42 @@ fn unfit(machine: &Machine, manifest: &Manifest, parts: &Parts) -> Vec<Refusal> 
 /// Left free for records and for the file system's own needs.
 const RESERVE: u64 = 64 << 10;
 
-/// The archive must fit where it travels. A data directory is large, or should be: there the files
-/// are counted as they are, with something left. A carrier may be just large enough, and is asked
-/// exactly.
-fn no_space(
-    machine: &Machine,
-    selection: &Selection,
-    source: &Source<'_>,
-) -> Result<Option<Refusal>, InstallError> {
+/// An archive must fit into its carrier, which may be just large enough: it is made, and counted.
+fn no_room_in_carrier(machine: &Machine, need: u64) -> Result<Option<Refusal>, InstallError> {
     let target = machine.name(machine.target());
     let place = machine.data.archive_place(target);
-    let free = match machine.data.room(target) {
-        Ok(free) => free,
+    let room = match machine.data.room(target) {
+        Ok(room) => room,
         Err(DataError::Flash { source, .. }) => return Ok(Some(source.refusal("carrier"))),
         Err(error) => return Err(error.into()),
     };
-    if !machine.data.is_shared() {
-        let mut archive = Hashing::new(io::sink());
-        archive::write(&mut archive, source)?;
-        let (_, need, _) = archive.finish();
-        return Ok((need > free).then(|| Refusal {
-            reason: Reason::NoSpace,
-            message: format!(
-                "the kept configuration is an archive of {need} bytes, the carrier of slot {target} ({place}) has room for {free}"
-            ),
-            found: free.to_string(),
-            wanted: format!("at least {need}"),
-            hint: "shorten the keep list, or start the new version from its defaults with -n".into(),
-            forceable: false,
-        }));
-    }
+    Ok((need > room).then(|| Refusal {
+        reason: Reason::NoSpace,
+        message: format!(
+            "the kept configuration is an archive of {need} bytes, the carrier of slot {target} ({place}) has room for {room}"
+        ),
+        found: room.to_string(),
+        wanted: format!("at least {need}"),
+        hint: "shorten the keep list, or start the new version from its defaults with -n".into(),
+        forceable: false,
+    }))
+}
+
+/// Bytes of the archive that this upgrade would save.
+fn archive_size(source: &Source<'_>) -> Result<u64, InstallError> {
+    let mut archive = Hashing::new(io::sink());
+    archive::write(&mut archive, source)?;
+    let (_, size, _) = archive.finish();
+    Ok(size)
+}
+
+/// The archive must fit into the data directory, with something left.
+fn no_space(machine: &Machine, selection: &Selection) -> Result<Option<Refusal>, InstallError> {
+    let target = machine.name(machine.target());
+    let (place, free) = (
+        machine.data.archive_place(target),
+        machine.data.room(target)?,
+    );
     let sizes = selection
         .paths()
         .map(|path| fs::symlink_metadata(machine.root.join(path.as_path())));
@@ -325,6 +339,7 @@ fn no_merge(forecast: &Forecast) -> Option<Refusal> {
 fn no_space_for_result(
     machine: &Machine,
     forecast: &Forecast,
+    carried: Option<u64>,
 ) -> Result<Option<Refusal>, InstallError> {
     let Some(overlay) = machine
         .overlay(machine.target())
@@ -335,7 +350,13 @@ fn no_space_for_result(
     let existing = overlay.ancestors().find(|dir| dir.is_dir());
     let free = files::free_space(existing.unwrap_or(&machine.root))?;
     let free = free.saturating_add(files::tree_size(&overlay)?);
+    // Until it is confirmed, an archive that travels in the overlay lies there, too.
+    let beside = match machine.spec(machine.target()).carrier {
+        Some(Carrier::Overlay) => carried.unwrap_or_default(),
+        _ => 0,
+    };
     let need = forecast.space.saturating_add(RESERVE);
+    let need = need.saturating_add(beside);
     Ok((need > free).then(|| Refusal {
         reason: Reason::NoSpace,
         message: format!(
