@@ -5,6 +5,7 @@
 //! `cargo test --test qemu -- --ignored`.
 
 mod configuration;
+mod flash;
 mod grub;
 mod router;
 mod server;

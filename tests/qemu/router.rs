@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -88,37 +88,8 @@ impl Disk {
 
     /// Power on, with more arguments for `qemu/run`.
     pub(crate) fn start_with(&self, arguments: &[&str]) -> Router {
-        let mut child = Command::new(sources().join("run"))
-            .arg("--disk")
-            .arg(self.path())
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("qemu/run starts");
-        let input = child.stdin.take().expect("stdin is a pipe");
-        let mut output = child.stdout.take().expect("stdout is a pipe");
-        let (happens, events) = channel();
-        let sender = happens.clone();
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = output.read(&mut bytes) {
-                let text = String::from_utf8_lossy(&bytes[..count]).into_owned();
-                if sender.send(Event::Text(text)).is_err() {
-                    return;
-                }
-            }
-            let _ = sender.send(Event::Ended);
-        });
-        Router {
-            child,
-            input,
-            happens,
-            events,
-            text: String::new(),
-            read: 0,
-            commands: 0,
-        }
+        let mut command = Command::new(sources().join("run"));
+        Router::start(command.arg("--disk").arg(self.path()).args(arguments))
     }
 
     /// Power on, and power off before the disk does this write (counted from 1). What the console
@@ -176,6 +147,38 @@ pub(crate) struct Router {
 }
 
 impl Router {
+    /// Power on: a script of `qemu` that becomes QEMU.
+    pub(crate) fn start(script: &mut Command) -> Self {
+        let mut child = script
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the script starts");
+        let input = child.stdin.take().expect("stdin is a pipe");
+        let mut output = child.stdout.take().expect("stdout is a pipe");
+        let (happens, events) = channel();
+        let sender = happens.clone();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = output.read(&mut bytes) {
+                let text = String::from_utf8_lossy(&bytes[..count]).into_owned();
+                if sender.send(Event::Text(text)).is_err() {
+                    return;
+                }
+            }
+            let _ = sender.send(Event::Ended);
+        });
+        Self {
+            child,
+            input,
+            happens,
+            events,
+            text: String::new(),
+            read: 0,
+            commands: 0,
+        }
+    }
+
     /// Takes the next event into account, if there is one in time.
     fn listen(&mut self, patience: Duration) -> bool {
         match self.events.recv_timeout(patience) {
@@ -253,6 +256,22 @@ impl Router {
     pub(crate) fn status(&mut self) -> Value {
         let text = self.run("sysupgrade-rs status --json");
         serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// The machine ends by itself, in time. What the console showed, and how QEMU ended.
+    pub(crate) fn wait_for_end(mut self) -> (String, ExitStatus) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.events.recv_timeout(left) {
+                Ok(Event::Text(text)) => self.text.push_str(&text),
+                Ok(Event::Stopped) => {}
+                Ok(Event::Ended) => break,
+                Err(_) => panic!("QEMU goes on\n--- console ---\n{}", self.text),
+            }
+        }
+        let status = self.child.wait().expect("QEMU ends");
+        (std::mem::take(&mut self.text), status)
     }
 
     /// Pulls the plug: the machine does not get to do anything any more. What the console showed.

@@ -1,0 +1,78 @@
+//! Raw flash through the kernel's real drivers: UBI and UBIFS on NAND, NOR, and U-Boot's own tools on
+//! the environment (`qemu/flash/init`).
+
+mod nand;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+use crate::router::{Router, sources};
+
+/// What starts the router, once it is built.
+fn script() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let script = sources().join("flash/run");
+        let status = Command::new(&script).arg("--build-only").status();
+        let built = status.expect("qemu/flash/run starts");
+        assert!(built.success(), "qemu/flash/run --build-only: {built}");
+        script
+    })
+}
+
+/// The flash of one router, with version 1 in slot a. What the driver keeps outlives power cuts.
+pub(crate) struct Flash {
+    dir: TempDir,
+    board: &'static str,
+    driver: &'static str,
+}
+
+impl Flash {
+    /// Fresh from the factory: a board (`nand`, `nor`) and a driver (`nandsim`, `phram`, `cutflash`).
+    pub(crate) fn new(board: &'static str, driver: &'static str) -> Self {
+        Self::with(board, driver, "")
+    }
+
+    /// The same, with words for the kernel's command line.
+    pub(crate) fn with(board: &'static str, driver: &'static str, words: &str) -> Self {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        let flash = Self { dir, board, driver };
+        let factory = Router::start(flash.script(words).arg("--factory"));
+        let (console, status) = factory.wait_for_end();
+        assert!(
+            status.success() && console.contains("factory: done"),
+            "{status}\n--- console ---\n{console}"
+        );
+        flash
+    }
+
+    fn script(&self, words: &str) -> Command {
+        let mut command = Command::new(script());
+        command
+            .arg("--file")
+            .arg(self.dir.path().join("flash"))
+            .args(["--driver", self.driver, "--set", words, self.board]);
+        command
+    }
+
+    /// Power on.
+    pub(crate) fn start(&self) -> Router {
+        self.start_with("")
+    }
+
+    /// Power on, with words for the kernel's command line.
+    pub(crate) fn start_with(&self, words: &str) -> Router {
+        Router::start(&mut self.script(words))
+    }
+}
+
+/// Which slot runs, and which version.
+pub(crate) fn assert_runs(router: &mut Router, slot: &str, version: &str) {
+    let status = router.status();
+    assert_eq!(status["running"]["name"], slot, "{status}");
+    assert_eq!(status["running"]["version"], version, "{status}");
+    assert_eq!(status["standing"], "good", "{status}");
+}
