@@ -470,8 +470,8 @@ pub struct MtdPlace {
     /// Bytes from there that are the part's, a multiple of the erase block; up to the end without it.
     #[serde(default)]
     pub size: Option<u64>,
-    /// The first erase block is erased before any other one changes, and written after all others:
-    /// for boot loaders that look at nothing but a header.
+    /// The first erase block is erased before any other one changes, and written after all others, on
+    /// NOR its first byte last: for boot loaders that look at nothing but a header.
     #[serde(default)]
     pub header_last: bool,
 }

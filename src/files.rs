@@ -500,12 +500,13 @@ pub fn make_dir(path: &Path, mode: u32) -> Result<()> {
     }
 }
 
-/// Creates a directory and those above it that are missing, durably.
+/// Creates a directory and those above it that are missing, durably. A link to a directory, as `/run`
+/// is on many systems, is one that exists.
 ///
 /// # Errors
 /// As [`make_dir`] and [`sync_dir`].
 pub fn make_dirs(path: &Path, mode: u32) -> Result<()> {
-    if is_dir(path) {
+    if path.is_dir() {
         return Ok(());
     }
     let parent = parent_of(path);
@@ -850,4 +851,20 @@ pub fn open_lock(path: &Path) -> Result<File> {
 pub fn free_space(path: &Path) -> Result<u64> {
     let stat = rustix::fs::statvfs(path).map_err(FileError::at("measure", path))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_made_below_a_link_to_a_directory_too() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(dir.path().join("tmp")).expect("made");
+        std::os::unix::fs::symlink("tmp", dir.path().join("run")).expect("linked");
+        make_dirs(&dir.path().join("run/tool/mnt"), 0o700).expect("made");
+        assert!(dir.path().join("tmp/tool/mnt").is_dir());
+        fs::write(dir.path().join("file"), b"").expect("written");
+        make_dirs(&dir.path().join("file/tool"), 0o700).expect_err("below a file");
+    }
 }
