@@ -68,13 +68,22 @@ impl Nor {
     }
 
     pub(super) fn part(&self, offset: usize, len: usize) -> io::Result<Vec<u8>> {
-        let all = self.contents();
-        let part = all.get(offset..offset + len).ok_or(Errno::NODATA)?;
-        let blocks = offset / self.erase_size..(offset + len).div_ceil(self.erase_size);
-        match self.blocks[blocks].iter().any(|block| block.unstable) {
-            true => Err(Errno::BADMSG.into()),
-            false => Ok(part.to_vec()),
+        let end = offset + len;
+        if end > self.size() {
+            return Err(Errno::NODATA.into());
         }
+        let first = offset / self.erase_size;
+        let blocks = &self.blocks[first..end.div_ceil(self.erase_size)];
+        if blocks.iter().any(|block| block.unstable) {
+            return Err(Errno::BADMSG.into());
+        }
+        let mut part = Vec::with_capacity(blocks.len() * self.erase_size);
+        for block in blocks {
+            part.extend_from_slice(&block.content.data);
+        }
+        part.drain(..offset - first * self.erase_size);
+        part.truncate(len);
+        Ok(part)
     }
 
     pub(super) fn read(
