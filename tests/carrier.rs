@@ -66,6 +66,10 @@ impl Bench {
         bench.boots(Slot::First);
         let network = bench.root().join("etc/config/network");
         fs::write(network, "option password 'secret'\n").unwrap();
+        // More than an erase block, however well it is compressed.
+        let mut noise = sim::Random(3);
+        let text: String = (0..1000).map(|_| format!("{:x}", noise.next())).collect();
+        fs::write(bench.root().join("etc/config/much"), text).unwrap();
         bench.router().write_back().unwrap();
         bench
     }
@@ -259,10 +263,6 @@ fn an_archive_that_the_carrier_has_no_room_for_is_refused_before_anything_is_wri
         }
     };
     let bench = &Bench::with("carrier-raw", Raw::Nor, small);
-    let mut noise = sim::Random(3);
-    let text: String = (0..600).map(|_| format!("{:x}", noise.next())).collect();
-    fs::write(bench.root().join("etc/config/much"), text).unwrap();
-    bench.router().write_back().unwrap();
     let before = bench.kept();
     let error = bench.install(2, true).unwrap_err();
     let refusals = refusals(&*error);
