@@ -1,6 +1,7 @@
 //! Raw flash through the kernel's real drivers: UBI and UBIFS on NAND, NOR, and U-Boot's own tools on
 //! the environment (`qemu/flash/init`).
 
+mod cuts;
 mod nand;
 
 use std::path::{Path, PathBuf};
@@ -66,6 +67,26 @@ impl Flash {
     /// Power on, with words for the kernel's command line.
     pub(crate) fn start_with(&self, words: &str) -> Router {
         Router::start(&mut self.script(words))
+    }
+}
+
+/// The device that has a part of a slot.
+pub(crate) fn device(router: &mut Router, board: &str, part: &str, slot: &str) -> String {
+    let find = match board {
+        "nand" => format!("grep -lx {part}-{slot} /sys/class/ubi/ubi0_*/name | cut -d/ -f5"),
+        _ => format!("grep -lx {part}-{slot} /sys/class/mtd/mtd?/name | cut -d/ -f5"),
+    };
+    format!("/dev/{}", router.run(&find).trim())
+}
+
+/// The kernel reads in the parts of a slot what the image of this version has.
+pub(crate) fn assert_holds(router: &mut Router, board: &str, slot: &str, version: &str) {
+    for part in ["kernel", "root"] {
+        let device = device(router, board, part, slot);
+        let wanted = format!("/run/images/{part}-v{version}");
+        router.run(&format!(
+            "head -c $(stat -c %s {wanted}) {device} | cmp - {wanted}"
+        ));
     }
 }
 
