@@ -39,6 +39,11 @@ fn confirm_records(machine: &Machine) -> Result<bool, MachineError> {
     if installed.stage == Stage::Good {
         return Ok(false);
     }
+    // Before anything that may fail: a carrier at its end must not keep the floor down.
+    machine.data.record(&Update {
+        floor: Some(installed.security),
+        ..Update::default()
+    })?;
     machine.data.remove_archive(machine.name(slot))?;
     installed.stage = Stage::Good;
     installed.archive = None;
@@ -50,9 +55,9 @@ fn confirm_records(machine: &Machine) -> Result<bool, MachineError> {
     );
     let entry = machine.entry(What::Confirmed, slot, Some(&installed.version), &message);
     machine.data.record(&Update {
-        floor: Some(installed.security),
         installed: vec![(machine.name(slot), &installed)],
         entry: Some(entry),
+        ..Update::default()
     })?;
     Ok(true)
 }

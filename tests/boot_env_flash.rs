@@ -228,7 +228,7 @@ fn what_is_around_a_copy_in_its_erase_block_is_written_back() {
     let after = chips.contents("env");
     let size = usize::try_from(SIZE).expect("small");
     for (at, (old, new)) in before.iter().zip(&after).enumerate() {
-        let in_block = at % (WINDOW as usize * BLOCK as usize);
+        let in_block = at % usize::try_from(WINDOW * u64::from(BLOCK)).expect("small");
         assert!(
             old == new || (100..100 + size).contains(&in_block),
             "byte {at}"

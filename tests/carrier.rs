@@ -311,10 +311,12 @@ fn a_carrier_that_cannot_be_opened_is_refused_before_anything_is_written() {
     };
     let bench = &Bench::with("carrier-ubi", Raw::Nand, gone);
     let before = bench.kept();
-    let error = bench.install(2, true).unwrap_err();
-    let refusals = refusals(&*error);
-    assert_eq!(refusals[0].reason, Reason::MediumMissing);
-    assert!(bench.kept() == before, "nothing was written");
+    for keep in [true, false] {
+        let error = bench.install(2, keep).unwrap_err();
+        let refusals = refusals(&*error);
+        assert_eq!(refusals[0].reason, Reason::MediumMissing);
+        assert!(bench.kept() == before, "nothing was written");
+    }
 }
 
 #[test]

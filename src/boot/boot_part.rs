@@ -83,12 +83,12 @@ pub(super) fn read(
 ) -> Result<BootState, BootError> {
     let text = |name| get(name).map(|value| String::from_utf8_lossy(&value).into_owned());
     let Some(part) = text(BOOT_PART) else {
-        return Err(wrong(store, BOOT_PART, "is missing".to_owned()));
+        return Err(wrong(store, BOOT_PART, "is missing"));
     };
     let slot = |slot: &Slot| PARTS[slot.index()] == part;
     let Some(boots) = Slot::ALL.into_iter().find(slot) else {
         let problem = format!("is `{}`, not 1 or 2", printable(&part));
-        return Err(wrong(store, BOOT_PART, problem));
+        return Err(wrong(store, BOOT_PART, &problem));
     };
     let other = boots.other();
     let mut state = BootState {
@@ -105,7 +105,7 @@ pub(super) fn read(
     });
     state.conditions = conditions.ok_or_else(|| {
         let problem = format!("is `{}`, not two digits, 9 or 0 to 7", printable(&slots));
-        wrong(store, SLOTS, problem)
+        wrong(store, SLOTS, &problem)
     })?;
     let trial_is_over = matches!(state.condition(other), Condition::Trial(_));
     if trial_is_over && state.condition(boots) == Condition::Good {

@@ -40,7 +40,7 @@ const ORDER: &str = "BOOT_ORDER";
 pub(super) const HINT: &str = "`sysupgrade-rs doctor` explains";
 
 /// A variable of the environment in `store` that makes no sense.
-pub(super) fn wrong(store: &Path, name: &str, problem: String) -> BootError {
+pub(super) fn wrong(store: &Path, name: &str, problem: &str) -> BootError {
     BootError::Variable {
         path: store.to_owned(),
         name: name.to_owned(),
@@ -79,7 +79,7 @@ impl Order {
         store: &Path,
         get: impl Fn(&str) -> Option<Vec<u8>>,
     ) -> Result<BootState, BootError> {
-        let wrong = |name: &str, problem| wrong(store, name, problem);
+        let wrong = |name: &str, problem: String| wrong(store, name, &problem);
         let text = |name: &str| match get(name) {
             Some(value) => Ok(String::from_utf8_lossy(&value).into_owned()),
             None => Err(wrong(name, "is missing".to_owned())),

@@ -72,6 +72,10 @@ pub(super) fn plan(
     };
     let scope = wish.scope.unwrap_or(machine.board.config.scope);
     let mut config = None;
+    if keep.is_none() && !machine.data.is_shared() {
+        // Nothing goes into the carrier; what an earlier run has left there must be removed.
+        refusals.extend(no_room_in_carrier(machine, 0)?);
+    }
     if let Some(keep) = &keep {
         let defaults = machine.defaults();
         let selection = Selection::of(&machine.root, keep, defaults.as_deref(), scope)?;
