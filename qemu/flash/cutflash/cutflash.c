@@ -22,6 +22,7 @@
 #include <linux/string.h>
 
 #define MAX_PARTS 16
+#define MAX_BLOCKS 512 /* as many numbers as fit into a file of sysfs */
 #define NOR_BUFFER 512
 
 static unsigned long long start = 0x100000000ULL;
@@ -52,9 +53,12 @@ MODULE_PARM_DESC(cut_at, "operations up to the cut; 0: none");
 static int cut_mode = 1;
 module_param(cut_mode, int, 0644);
 MODULE_PARM_DESC(cut_mode, "0: before the operation, 1: in its middle, 2: after it");
+static int cut_what;
+module_param(cut_what, int, 0644);
+MODULE_PARM_DESC(cut_what, "0: power, QEMU ends; 1: the chip, it is dead; 2: its life, it is worn");
 static int cut_port = 0xf4;
-module_param(cut_port, int, 0644);
-MODULE_PARM_DESC(cut_port, "of QEMU's isa-debug-exit; 0: the chip is dead instead");
+module_param(cut_port, int, 0444);
+MODULE_PARM_DESC(cut_port, "of QEMU's isa-debug-exit");
 static bool dead;
 module_param(dead, bool, 0644);
 MODULE_PARM_DESC(dead, "nothing is answered, reads neither");
@@ -65,8 +69,10 @@ MODULE_PARM_DESC(worn, "no block takes an erase or a program any more");
 /* Since the module was loaded. */
 static ulong programs;
 module_param(programs, ulong, 0444);
-static ulong erases;
-module_param(erases, ulong, 0444);
+static uint erases[MAX_BLOCKS];
+static int blocks;
+module_param_array(erases, uint, &blocks, 0444);
+MODULE_PARM_DESC(erases, "of each erase block");
 
 static struct mtd_info mtd;
 static struct mtd_partition partitions[MAX_PARTS];
@@ -74,12 +80,14 @@ static u8 *base;
 static u8 *bad; /* a byte an erase block; 0xff: good */
 
 enum when { BEFORE, MIDDLE, AFTER };
+enum what { POWER, CHIP, LIFE };
 
 /* Does not return if the machine ends. */
 static void cut(void)
 {
-	if (!cut_port) {
-		dead = true;
+	if (cut_what != POWER) {
+		dead = cut_what == CHIP;
+		worn = cut_what == LIFE;
 		return;
 	}
 	pr_emerg("cutflash: power cut\n");
@@ -101,12 +109,12 @@ static int operate(u8 *to, const u8 *from, size_t len)
 		for (i = 0; i < done; i++)
 			to[i] &= from[i];
 	} else {
-		erases++;
+		erases[(u32)(to - base) / erasesize]++;
 		memset(to, 0xff, done);
 	}
 	if (now)
 		cut();
-	return dead ? -EIO : 0;
+	return dead || worn ? -EIO : 0;
 }
 
 static int cutflash_erase(struct mtd_info *mtd, struct erase_info *instr)
@@ -182,6 +190,9 @@ static int __init cutflash_init(void)
 	u64 offset = 0;
 	int i, err;
 
+	blocks = size / erasesize;
+	if (blocks > MAX_BLOCKS)
+		return -EINVAL;
 	base = memremap(start, size, MEMREMAP_WB);
 	if (!base)
 		return -ENOMEM;

@@ -3,11 +3,14 @@
 
 mod cuts;
 mod nand;
+mod refusals;
+mod wear;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::router::{Router, sources};
@@ -68,6 +71,16 @@ impl Flash {
     pub(crate) fn start_with(&self, words: &str) -> Router {
         Router::start(&mut self.script(words))
     }
+}
+
+/// What a command answers with `--json`, and its exit status.
+pub(crate) fn answer(router: &mut Router, command: &str) -> (i32, Value) {
+    let (status, text) = router.attempt(&format!("{command} --json 2>/dev/null"));
+    let value = serde_json::from_str(text.trim());
+    (
+        status,
+        value.unwrap_or_else(|error| panic!("{error}: {text}")),
+    )
 }
 
 /// The device that has a part of a slot.
