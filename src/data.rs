@@ -46,7 +46,7 @@ use crate::boot::BootError;
 use crate::digest::Digest;
 use crate::files::{FileError, below};
 use crate::flash::{Chips, FlashError};
-use crate::report::{ExitCode, Reason};
+use crate::report::{Cost, ExitCode, Reason};
 
 pub mod carrier;
 mod directory;
@@ -130,7 +130,7 @@ pub enum What {
 }
 
 /// One entry of the history.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// Number of the entry, counted from 1 and never reused. (Routers have no clock to trust.)
     pub number: u64,
@@ -146,6 +146,9 @@ pub struct Entry {
     /// The rule that refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+    /// What an install has cost. (A boot environment has no room for it.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
 }
 
 /// What is recorded together.

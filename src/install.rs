@@ -32,13 +32,13 @@ use std::time::Duration;
 
 use crate::config::archive;
 use crate::config::bundle::Scope;
-use crate::data::{ArchiveRef, Installed, Stage, Update, What};
+use crate::data::{ArchiveRef, Entry, Installed, Stage, Update, What};
 use crate::digest::{Hasher, Hashing};
 use crate::files;
 use crate::flash::{Device, FlashError, Written};
 use crate::image::{ImageError, Manifest, Member, PartInfo, Unverified, Verified};
 use crate::machine::{Lock, Machine, MachineError};
-use crate::report::{Cost, Phase};
+use crate::report::{Cost, Phase, Reason};
 use crate::sys;
 use crate::trust::Trust;
 
@@ -107,7 +107,8 @@ pub fn install(upgrade: &mut Upgrade<'_>, image: impl Read) -> Result<Done, Inst
     let (plan, image) = match examine(upgrade, image) {
         Ok(good) => good,
         Err(error) => {
-            record(upgrade.machine, What::Refused, None, &describe(&error));
+            let told = (describe(&error), error.reason(), None);
+            record(upgrade.machine, What::Refused, None, told);
             return Err(error);
         }
     };
@@ -118,17 +119,15 @@ pub fn install(upgrade: &mut Upgrade<'_>, image: impl Read) -> Result<Done, Inst
                 "version {version} is in slot {} and boots next, on trial: {}",
                 done.slot, done.cost
             );
-            record(upgrade.machine, What::Installed, Some(&version), &message);
+            let told = (message, None, Some(done.cost.clone()));
+            record(upgrade.machine, What::Installed, Some(&version), told);
             Ok(done)
         }
         Err(error) => {
-            record(
-                upgrade.machine,
-                What::InstallFailed,
-                Some(&version),
-                &describe(&error),
-            );
-            Err(hold(upgrade.machine, error))
+            let told = (describe(&error), error.reason(), None);
+            let error = hold(upgrade.machine, error);
+            record(upgrade.machine, What::InstallFailed, Some(&version), told);
+            Err(error)
         }
     }
 }
@@ -148,8 +147,23 @@ fn hold(machine: &mut Machine, error: InstallError) -> InstallError {
 }
 
 /// Adds to the history. What happened matters more than its record, and may be why that fails.
-fn record(machine: &Machine, what: What, version: Option<&str>, message: &str) {
-    if let Err(error) = machine.note(what, machine.target(), version, message) {
+fn record(
+    machine: &Machine,
+    what: What,
+    version: Option<&str>,
+    (message, reason, cost): (String, Option<Reason>, Option<Cost>),
+) {
+    let entry = machine.entry(what, machine.target(), version, &message);
+    let entry = Entry {
+        reason,
+        cost,
+        ..entry
+    };
+    let update = Update {
+        entry: Some(entry),
+        ..Update::default()
+    };
+    if let Err(error) = machine.data.record(&update) {
         log::debug!("{}", describe(&error));
     }
 }

@@ -153,24 +153,6 @@ impl Machine {
         Some(value.trim_matches(['"', '\'']).to_owned())
     }
 
-    /// Adds to the history.
-    ///
-    /// # Errors
-    /// As [`Data::record`].
-    pub fn note(
-        &self,
-        what: What,
-        slot: Slot,
-        version: Option<&str>,
-        message: &str,
-    ) -> Result<(), DataError> {
-        let entry = self.entry(what, slot, version, message);
-        self.data.record(&Update {
-            entry: Some(entry),
-            ..Update::default()
-        })
-    }
-
     /// An entry of the history, not recorded yet.
     #[must_use]
     pub fn entry(&self, what: What, slot: Slot, version: Option<&str>, message: &str) -> Entry {
@@ -181,6 +163,7 @@ impl Machine {
             version: version.map(str::to_owned),
             message: message.to_owned(),
             reason: None,
+            cost: None,
         }
     }
 

@@ -323,6 +323,10 @@ fn an_install_tells_what_it_cost_in_its_answer_and_in_the_history() -> Result {
     let output = site.run(&["history"])?;
     let history = text(&output.stdout);
     assert!(history.contains("on trial: 0 B written, "), "{history}");
+    let history = document(&site.run(&["history", "--json"])?);
+    let last = history["history"].as_array().and_then(|all| all.last());
+    let last = last.ok_or_else(|| format!("no entries: {history}"))?;
+    assert_eq!(last["cost"], again, "{last}");
     Ok(())
 }
 

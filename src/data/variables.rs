@@ -92,6 +92,7 @@ impl Variables {
                 version,
                 message: longest,
                 reason: None,
+                cost: None,
             }),
         };
         Ok(self.open()?.check(&borrowed(&changes(&update, 0, None)?))?)
@@ -142,6 +143,7 @@ fn changes(update: &Update<'_>, floor: u64, last: Option<Entry>) -> Result<Vec<C
             .number
             .max(last.map_or(1, |last| last.number.saturating_add(1)));
         entry.message = cut(&entry.message);
+        entry.cost = None;
         changes.push((LAST.to_owned(), to_line(LAST, &entry)?));
     }
     Ok(changes)

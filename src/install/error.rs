@@ -11,7 +11,7 @@ use crate::files::FileError;
 use crate::flash::FlashError;
 use crate::image::ImageError;
 use crate::machine::MachineError;
-use crate::report::{ExitCode, Refusal};
+use crate::report::{ExitCode, Reason, Refusal};
 
 /// Why an upgrade ended.
 #[derive(Debug, Error)]
@@ -117,6 +117,18 @@ impl From<BootError> for InstallError {
 }
 
 impl InstallError {
+    /// The rule, or the trouble, that programs are told of.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Refused(refusals) => refusals.first().map(|first| first.reason),
+            Self::Image(error) => Some(error.reason()),
+            Self::Flash { source, .. } => Some(source.reason()),
+            Self::Unfinished { source, .. } | Self::Unknown { source, .. } => source.reason(),
+            _ => None,
+        }
+    }
+
     /// The exit code that tells a caller.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
