@@ -276,7 +276,7 @@ impl Nand {
 
     fn erase(&mut self, number: usize) -> Outcome {
         if self.blocks[number].bad {
-            return Err(Trouble::Refused(Errno::IO));
+            return violation(Errno::IO, format_args!("block {number} is bad"));
         }
         let fails = self.comes_to_fail(Verb::Erase, number);
         let block = &mut self.blocks[number];
