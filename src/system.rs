@@ -205,16 +205,11 @@ pub fn boot(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Box<dyn Bootlo
 /// # Errors
 /// When the file that says where it is cannot be read, or says what cannot be.
 pub fn uboot_env(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Result<UbootEnv, BootError> {
-    let mut stores = match &board.boot.fw_env_config {
+    let stores = match &board.boot.fw_env_config {
         Some(file) => fw_env_config::read(root, file, board)?,
         None => board.boot.store.clone(),
     };
-    for store in &mut stores {
-        if let Place::Path(path) = &mut store.place {
-            *path = below(root, path);
-        }
-    }
-    let env = UbootEnv::new(stores, slot_names(board), Rc::clone(chips));
+    let env = UbootEnv::new(root, stores, slot_names(board), Rc::clone(chips));
     Ok(env.with_layout(board.boot.layout))
 }
 

@@ -345,6 +345,7 @@ impl Copies {
 
     fn env(&self) -> UbootEnv {
         UbootEnv::new(
+            Path::new("/"),
             self.stores.clone(),
             names(),
             Rc::new(Kernel::new(self.dir.path())),

@@ -3,18 +3,21 @@
 mod sim;
 mod world;
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use byteorder::NativeEndian;
 use serde_json::Value;
 use sysupgrade_rs::board::{Place, Store, Volume, VolumeType};
 use sysupgrade_rs::boot::{BootError, Bootloader, UbootEnv};
-use sysupgrade_rs::files::trace;
+use sysupgrade_rs::files::trace::{self, Op};
+use sysupgrade_rs::flash::{Chips as _, FlashError};
 use sysupgrade_rs::slots::{BootState, Condition, Slot};
 
 use sim::chips::NandFaults;
 use sim::{Chips, ChipsState, Crash, Random, Run};
+use tempfile::TempDir;
 use world::snapshot::Snapshot;
 
 const BLOCK: u32 = 1024;
@@ -53,7 +56,12 @@ fn on_mtd(offsets: [u64; 2]) -> Vec<Store> {
 }
 
 fn env(chips: &Chips, stores: &[Store]) -> UbootEnv {
-    UbootEnv::new(stores.to_vec(), names(), Rc::new(chips.clone()))
+    UbootEnv::new(
+        Path::new("/"),
+        stores.to_vec(),
+        names(),
+        Rc::new(chips.clone()),
+    )
 }
 
 fn load(chips: &Chips, stores: &[Store]) -> Result<BootState, BootError> {
@@ -253,4 +261,160 @@ fn one_copy_in_a_block_of_a_dynamic_volume_survives_every_cut() {
             crash.story
         );
     }
+}
+
+#[test]
+fn a_store_that_is_cut_leaves_none_but_the_newest_state_and_the_new_one() {
+    for kind in ["nor", "nand", "dynamic", "static"] {
+        let (chips, stores) = medium(kind);
+        env(&chips, &stores).store(&NEXT).expect("stored");
+        for crash in cuts(&chips.state(), &stores, &LAST) {
+            let state = load(&Chips::with_state(&crash.chips), &stores).expect("whole");
+            let story = &crash.story;
+            assert!([NEXT, LAST].contains(&state), "{kind}: {story}: {state:?}");
+        }
+    }
+}
+
+/// What is left to be loaded when all that is unstable on a NAND is lost.
+fn load_for_sure(state: &ChipsState, stores: &[Store]) -> Result<BootState, BootError> {
+    let (chips, _) = medium("nand");
+    for store in stores {
+        let lost = |_| vec![0; usize::try_from(SIZE).expect("small")];
+        let copy = state.part("env", store.offset, SIZE).unwrap_or_else(lost);
+        chips.put("env", store.offset, &copy);
+    }
+    load(&chips, stores)
+}
+
+#[test]
+fn a_store_after_one_that_was_cut_never_relies_on_bits_that_may_be_lost() {
+    let (chips, stores) = medium("nand");
+    for first in cuts(&chips.state(), &stores, &NEXT) {
+        // The state that was to be stored, with which a store may have nothing to write, and others.
+        for second in [NEXT, BootState::FACTORY, LAST] {
+            for again in cuts(&first.chips, &stores, &second) {
+                let story = format!("{}; and again, {}", first.story, again.story);
+                let state = load_for_sure(&again.chips, &stores);
+                let state = state.unwrap_or_else(|error| panic!("{story}: {error}"));
+                let allowed = match again.after_the_end {
+                    true => vec![second],
+                    false => vec![BootState::FACTORY, NEXT, second],
+                };
+                assert!(allowed.contains(&state), "{story}: {state:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dynamic_volume_whose_update_was_cut_is_whole_after_a_store() {
+    let (chips, stores) = medium("dynamic");
+    let mut ubi = chips.ubi("env").expect("UBI");
+    let cut = ubi.update("two", SIZE, &mut &b"too little"[..]);
+    assert!(cut.expect("UBI is fine").is_err());
+    let info = ubi.volume("two").expect("UBI is fine").expect("it exists");
+    assert!(info.damaged);
+    for crash in cuts(&chips.state(), &stores, &NEXT) {
+        let state = load(&Chips::with_state(&crash.chips), &stores).expect("whole");
+        let allowed = [BootState::FACTORY, NEXT];
+        assert!(allowed.contains(&state), "{}: {state:?}", crash.story);
+    }
+    env(&chips, &stores).store(&NEXT).expect("stored");
+    let content = chips.volume("env", "two").expect("it exists");
+    content.expect("it can be read");
+    assert_eq!(load(&chips, &stores).expect("whole"), NEXT);
+}
+
+#[test]
+fn an_mtd_that_is_read_only_is_read_and_refuses_a_store_before_the_first_erase() {
+    for kind in ["nor", "nand"] {
+        let (chips, stores) = medium(kind);
+        chips.set_read_only("env");
+        assert_eq!(load(&chips, &stores).expect("whole"), BootState::FACTORY);
+        let error = env(&chips, &stores).store(&NEXT).expect_err("refused");
+        assert!(
+            matches!(error, BootError::Flash(FlashError::ReadOnly { .. })),
+            "{kind}: {error:?}"
+        );
+        assert_eq!(chips.log(), [], "{kind}");
+    }
+}
+
+/// A machine with one eMMC boot partition: its node, and its `force_ro`.
+fn boot_partition() -> (TempDir, PathBuf, PathBuf) {
+    let machine = tempfile::tempdir().expect("a temporary directory");
+    let sysfs = machine.path().join("sys/class/block/mmcblk0boot0");
+    fs::create_dir_all(&sysfs).expect("there is room");
+    let force_ro = sysfs.join("force_ro");
+    fs::write(&force_ro, "1\n").expect("there is room");
+    let node = machine.path().join("dev/mmcblk0boot0");
+    fs::create_dir(machine.path().join("dev")).expect("there is room");
+    fs::write(&node, factory(2).concat()).expect("there is room");
+    (machine, node, force_ro)
+}
+
+fn env_on_boot_partition(root: &Path, offsets: [u64; 2]) -> UbootEnv {
+    let store = |offset| Store {
+        place: Place::Path("/dev/mmcblk0boot0".into()),
+        offset,
+        size: Some(SIZE),
+        window: None,
+    };
+    let stores = offsets.map(store).to_vec();
+    UbootEnv::new(root, stores, names(), Rc::new(Chips::new(1)))
+}
+
+/// Which files are written in `work`: each one's last name, and what is written if that is a digit.
+fn written_in<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
+    let (result, log) = trace::record(work);
+    let written = log.iter().filter_map(|op| match op {
+        Op::Write { path, data, .. } => {
+            let name = path.file_name()?.to_string_lossy();
+            let digit = str::from_utf8(data).ok().filter(|text| text.len() == 1);
+            Some(format!("{name}{}", digit.unwrap_or_default()))
+        }
+        _ => None,
+    });
+    (result, written.collect())
+}
+
+#[test]
+fn an_emmc_boot_partition_is_writable_only_while_an_environment_in_it_is_written() {
+    let (machine, _, force_ro) = boot_partition();
+    let mut env = env_on_boot_partition(machine.path(), [0, SIZE]);
+    let (state, written) = written_in(|| env.load());
+    assert_eq!(state.expect("whole"), BootState::FACTORY);
+    assert_eq!(written, [""; 0], "to read it nothing is changed");
+    let (stored, written) = written_in(|| env.store(&NEXT));
+    stored.expect("stored");
+    assert_eq!(written, ["force_ro0", "mmcblk0boot0", "force_ro1"]);
+    let protection = || fs::read_to_string(&force_ro).expect("it is there");
+    assert_eq!(protection(), "1\n");
+    assert_eq!(env.load().expect("whole"), NEXT);
+    let (stored, written) = written_in(|| env.store(&NEXT));
+    stored.expect("there is nothing to store");
+    assert_eq!(written, [""; 0]);
+
+    // Of a device that is writable it is left as it is.
+    fs::write(&force_ro, "0\n").expect("there is room");
+    env.store(&LAST).expect("stored");
+    assert_eq!(protection(), "0\n");
+    assert_eq!(env.load().expect("whole"), LAST);
+}
+
+#[test]
+fn an_emmc_boot_partition_is_protected_again_after_a_store_that_failed() {
+    let (machine, node, force_ro) = boot_partition();
+    // The second copy would be where the medium has ended.
+    let mut env = env_on_boot_partition(machine.path(), [0, 2 * SIZE]);
+    let before = fs::read(&node).expect("it is there");
+    let (stored, written) = written_in(|| env.store(&NEXT));
+    let error = stored.expect_err("there is no room");
+    assert!(matches!(error, BootError::File(_)), "{error:?}");
+    assert_eq!(written, ["force_ro0", "force_ro1"]);
+    let protection = fs::read_to_string(&force_ro).expect("it is there");
+    assert_eq!(protection, "1\n");
+    assert_eq!(fs::read(&node).expect("it is there"), before);
+    assert_eq!(env.load().expect("whole"), BootState::FACTORY);
 }

@@ -54,10 +54,11 @@ use super::layout::Layout;
 use super::order::Order;
 use super::{BootError, Bootloader};
 use crate::board::{self, MAX_ENVIRONMENT, Store};
+use crate::files::below;
 use crate::flash::Chips;
 use crate::report::printable;
 use crate::slots::BootState;
-use medium::{Flags, Health, Medium, Purpose};
+use medium::{Flags, Health, Medium, Purpose, System};
 
 const CRC_LEN: usize = 4;
 
@@ -252,6 +253,7 @@ pub struct UbootEnv {
     stores: Vec<Store>,
     names: [String; 2],
     layout: Layout,
+    root: PathBuf,
     chips: Rc<dyn Chips>,
 }
 
@@ -265,11 +267,23 @@ struct Place {
 }
 
 impl UbootEnv {
-    /// The environment in these places, one or two, for slots of these names (in the order of the
-    /// board file), with the layout `order`. The places are opened when it is read or written.
+    /// The environment in these places, one or two, of the system whose root is at `root`, for slots of
+    /// these names (in the order of the board file), with the layout `order`. The places are opened when
+    /// it is read or written.
     #[must_use]
-    pub fn new(stores: Vec<Store>, names: [String; 2], chips: Rc<dyn Chips>) -> Self {
+    pub fn new(
+        root: &Path,
+        mut stores: Vec<Store>,
+        names: [String; 2],
+        chips: Rc<dyn Chips>,
+    ) -> Self {
+        for store in &mut stores {
+            if let board::Place::Path(path) = &mut store.place {
+                *path = below(root, path);
+            }
+        }
         Self {
+            root: root.to_owned(),
             stores,
             layout: Layout::new(board::Layout::Order, names.clone()),
             names,
@@ -389,7 +403,11 @@ impl UbootEnv {
     /// there are two is for this.
     fn open(&self, purpose: Purpose) -> Result<Vec<Place>, BootError> {
         let kind = Kind::of(self.stores.len());
-        let open = |store| Place::open(store, kind, &*self.chips, purpose);
+        let system = System {
+            root: &self.root,
+            chips: &*self.chips,
+        };
+        let open = |store| Place::open(store, kind, system, purpose);
         let places: Vec<_> = self.stores.iter().map(open).collect::<Result<_, _>>()?;
         if let [first, second] = places.as_slice() {
             first.fits(second)?;
@@ -483,7 +501,7 @@ impl Place {
     fn open(
         store: &Store,
         kind: Kind,
-        chips: &dyn Chips,
+        system: System<'_>,
         purpose: Purpose,
     ) -> Result<Self, BootError> {
         let name = PathBuf::from(store.place.to_string());
@@ -497,7 +515,7 @@ impl Place {
                 ),
             });
         };
-        let mut medium = medium::open(store, size, chips, purpose)?;
+        let mut medium = medium::open(store, size, system, purpose)?;
         let mut bytes = vec![0; size];
         let read = medium.read(&mut bytes);
         let health = *read.as_ref().unwrap_or(&Health::Weak);

@@ -66,13 +66,13 @@ impl BlockDevice {
             None => files::Result::Ok(false),
         };
         let force_ro = match &sysfs {
-            Some(sysfs) if is_set("force_ro")? => Some(ForceRo::new(sysfs)),
-            _ if is_set("ro")? => {
-                let name = path.display().to_string();
-                return Err(FlashError::ReadOnly { name });
-            }
-            _ => None,
+            Some(sysfs) => ForceRo::of(sysfs)?,
+            None => None,
         };
+        if force_ro.is_none() && is_set("ro")? {
+            let name = path.display().to_string();
+            return Err(FlashError::ReadOnly { name });
+        }
         let medium = match force_ro {
             Some(_) => InPlace::open_read_only(&path)?,
             None => open_for_writing(&path)?,
@@ -249,22 +249,34 @@ fn whole_units(range: Range<u64>, granularity: u64, alignment: u64) -> Option<Ra
 }
 
 /// The write protection of an eMMC boot partition that the kernel itself has put on
-/// (Documentation/driver-api/mmc/mmc-dev-parts.rst).
+/// (Documentation/driver-api/mmc/mmc-dev-parts.rst). It is put on again when this is dropped; who has
+/// the device open for writing is to close it before.
 #[derive(Debug)]
-struct ForceRo {
+pub(crate) struct ForceRo {
     attribute: PathBuf,
     lifted: bool,
 }
 
 impl ForceRo {
-    fn new(sysfs: &Path) -> Self {
-        Self {
-            attribute: sysfs.join("force_ro"),
-            lifted: false,
+    /// That of the device whose node is at `path`, in the system whose root is at `root`; nothing if it
+    /// has none, or it is not on.
+    pub(crate) fn at(root: &Path, path: &Path) -> files::Result<Option<Self>> {
+        match find::sysfs_of(root, path)? {
+            Some(sysfs) => Self::of(&sysfs),
+            None => Ok(None),
         }
     }
 
-    fn lift(&mut self) -> files::Result<()> {
+    /// The same for the device with this directory in sysfs.
+    fn of(sysfs: &Path) -> files::Result<Option<Self>> {
+        let is_on = find::number_of(sysfs, "force_ro")? == Some(1);
+        Ok(is_on.then(|| Self {
+            attribute: sysfs.join("force_ro"),
+            lifted: false,
+        }))
+    }
+
+    pub(crate) fn lift(&mut self) -> files::Result<()> {
         self.set(b"0")?;
         self.lifted = true;
         Ok(())

@@ -24,6 +24,7 @@ use crate::files::{FileError, below};
 use crate::report::{Reason, Refusal, describe};
 
 pub use block::BlockDevice;
+pub(crate) use block::ForceRo;
 pub use kernel::Kernel;
 pub use mtd::MtdDevice;
 pub use ubi::UbiDevice;

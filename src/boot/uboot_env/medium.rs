@@ -11,7 +11,7 @@ use crate::board::{Place, Store, Volume, VolumeType};
 use crate::boot::{BootError, write_and_prove};
 use crate::files::{FileError, InPlace};
 use crate::flash::ubi::RawUbi;
-use crate::flash::{Chips, FlashError};
+use crate::flash::{Chips, FlashError, ForceRo};
 
 use super::mtd::OnMtd;
 
@@ -20,6 +20,14 @@ use super::mtd::OnMtd;
 pub(super) enum Purpose {
     Read,
     Change,
+}
+
+/// Where the places are.
+#[derive(Clone, Copy)]
+pub(super) struct System<'a> {
+    /// Of the file system, and so of its `/sys`. Paths of places begin with it.
+    pub(super) root: &'a Path,
+    pub(super) chips: &'a dyn Chips,
 }
 
 /// How well a medium keeps bytes that it has read right.
@@ -72,12 +80,13 @@ pub(super) trait Medium {
 pub(super) fn open(
     store: &Store,
     size: usize,
-    chips: &dyn Chips,
+    system: System<'_>,
     purpose: Purpose,
 ) -> Result<Box<dyn Medium>, BootError> {
+    let System { root, chips } = system;
     Ok(match &store.place {
-        Place::Path(path) => Box::new(OnFile::open(path, store.offset, purpose)?),
-        Place::Mtd(name) => Box::new(OnMtd::new(chips.mtd(name)?, store, size)?),
+        Place::Path(path) => Box::new(OnFile::open(root, path, store.offset, purpose)?),
+        Place::Mtd(name) => Box::new(OnMtd::new(chips.mtd(name)?, store, size, purpose)?),
         Place::Ubi(volume) => Box::new(OnUbi {
             raw: chips.ubi(&volume.mtd)?,
             volume: volume.clone(),
@@ -94,19 +103,27 @@ pub(super) fn not_held(name: String) -> BootError {
     }
 }
 
-/// A copy in a file or on a block device.
+/// A copy in a file or on a block device. An eMMC boot partition is writable only from a write until
+/// this is dropped.
 struct OnFile {
+    // Closed before it is protected again: fields go in this order.
     file: InPlace,
+    force_ro: Option<ForceRo>,
     offset: u64,
 }
 
 impl OnFile {
-    fn open(path: &Path, offset: u64, purpose: Purpose) -> Result<Self, FileError> {
+    fn open(root: &Path, path: &Path, offset: u64, purpose: Purpose) -> Result<Self, FileError> {
+        let force_ro = ForceRo::at(root, path)?;
         let file = match purpose {
-            Purpose::Read => InPlace::open_read_only(path)?,
-            Purpose::Change => InPlace::open_shared(path)?,
+            Purpose::Change if force_ro.is_none() => InPlace::open_shared(path)?,
+            _ => InPlace::open_read_only(path)?,
         };
-        Ok(Self { file, offset })
+        Ok(Self {
+            file,
+            force_ro,
+            offset,
+        })
     }
 }
 
@@ -124,6 +141,10 @@ impl Medium for OnFile {
     }
 
     fn replace(&mut self, old: &[u8], new: &[u8]) -> Result<(), BootError> {
+        if let Some(force_ro) = &mut self.force_ro {
+            force_ro.lift()?;
+            self.file = InPlace::open_shared(self.file.path())?;
+        }
         write_and_prove(&self.file, self.offset, old, new)
     }
 }

@@ -22,7 +22,7 @@ use crate::boot::BootError;
 use crate::flash::FlashError;
 use crate::flash::mtd::{FAILURES_IN_A_ROW, Geometry, Kind, RawMtd, good_blocks};
 
-use super::medium::{Flags, Health, Medium, not_held};
+use super::medium::{Flags, Health, Medium, Purpose, not_held};
 use super::{CRC_LEN, OBSOLETE};
 
 pub(super) struct OnMtd {
@@ -56,8 +56,13 @@ impl OnMtd {
         raw: Box<dyn RawMtd>,
         store: &Store,
         size: usize,
+        purpose: Purpose,
     ) -> Result<Self, FlashError> {
         let geometry = raw.geometry().clone();
+        if purpose == Purpose::Change && !geometry.writable {
+            let name = format!("mtd {}", geometry.name);
+            return Err(FlashError::ReadOnly { name });
+        }
         let unusable = |problem| FlashError::Unusable {
             name: format!("mtd {}", geometry.name),
             problem,

@@ -42,18 +42,13 @@ pub(super) struct Node {
 
 /// Finds what `place` describes, in the system whose root is at `root`.
 pub(super) fn find(root: &Path, place: &BlockPlace) -> Result<Node, FlashError> {
-    let class = below(root, Path::new("/sys/class/block"));
+    let class = class(root);
     let (name, found) = match place {
         BlockPlace {
             path: Some(path), ..
         } => {
             let path = below(root, path);
-            let mut sysfs = directory(&class, &path);
-            if let Some(directory) = &sysfs
-                && !is_node_of(&path, directory)?
-            {
-                sysfs = None;
-            }
+            let sysfs = sysfs_of(root, &path)?;
             return Ok(Node { path, sysfs });
         }
         BlockPlace {
@@ -121,6 +116,18 @@ pub(super) fn find(root: &Path, place: &BlockPlace) -> Result<Node, FlashError> 
             })
         }
     }
+}
+
+/// The directory in sysfs of the device whose node is at `path`, if it has one.
+pub(super) fn sysfs_of(root: &Path, path: &Path) -> files::Result<Option<PathBuf>> {
+    let Some(directory) = directory(&class(root), path) else {
+        return Ok(None);
+    };
+    Ok(is_node_of(path, &directory)?.then_some(directory))
+}
+
+fn class(root: &Path) -> PathBuf {
+    below(root, Path::new("/sys/class/block"))
 }
 
 /// An attribute of a device, without the line feed at its end.
