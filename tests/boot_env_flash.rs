@@ -4,6 +4,7 @@ mod sim;
 mod world;
 
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -12,7 +13,9 @@ use serde_json::Value;
 use sysupgrade_rs::board::{Place, Store, Volume, VolumeType};
 use sysupgrade_rs::boot::{BootError, Bootloader, UbootEnv};
 use sysupgrade_rs::files::trace::{self, Op};
-use sysupgrade_rs::flash::{Chips as _, FlashError};
+use sysupgrade_rs::flash::mtd::{Geometry, RawMtd};
+use sysupgrade_rs::flash::ubi::{RawUbi, UbiInfo, VolumeInfo};
+use sysupgrade_rs::flash::{self, FlashError};
 use sysupgrade_rs::slots::{BootState, Condition, Slot};
 
 use sim::chips::NandFaults;
@@ -170,7 +173,7 @@ fn of_two_whole_copies_on_nor_the_one_counts_that_uboot_takes_and_a_store_makes_
         "{}/tests/vectors/uboot-env/nor-flags.json",
         env!("CARGO_MANIFEST_DIR")
     );
-    let text = std::fs::read_to_string(path).expect("a vector");
+    let text = fs::read_to_string(path).expect("a vector");
     let vectors: Value = serde_json::from_str(&text).expect("JSON");
     let results = vectors["results"].as_array().expect("a list");
     assert_eq!(results.len(), 9);
@@ -310,7 +313,7 @@ fn a_store_after_one_that_was_cut_never_relies_on_bits_that_may_be_lost() {
 #[test]
 fn a_dynamic_volume_whose_update_was_cut_is_whole_after_a_store() {
     let (chips, stores) = medium("dynamic");
-    let mut ubi = chips.ubi("env").expect("UBI");
+    let mut ubi = flash::Chips::ubi(&chips, "env").expect("UBI");
     let cut = ubi.update("two", SIZE, &mut &b"too little"[..]);
     assert!(cut.expect("UBI is fine").is_err());
     let info = ubi.volume("two").expect("UBI is fine").expect("it exists");
@@ -417,4 +420,158 @@ fn an_emmc_boot_partition_is_protected_again_after_a_store_that_failed() {
     assert_eq!(protection, "1\n");
     assert_eq!(fs::read(&node).expect("it is there"), before);
     assert_eq!(env.load().expect("whole"), BootState::FACTORY);
+}
+
+/// Chips that say yes to whatever would change them, and forget it where `forgets` says so of the
+/// bytes; of an erase there are none.
+#[derive(Clone)]
+struct Forgetful {
+    chips: Chips,
+    forgets: fn(&[u8]) -> bool,
+}
+
+struct ForgetfulMtd(Box<dyn RawMtd>, fn(&[u8]) -> bool);
+
+struct ForgetfulUbi(Box<dyn RawUbi>, fn(&[u8]) -> bool);
+
+impl flash::Chips for Forgetful {
+    fn mtd(&self, name: &str) -> Result<Box<dyn RawMtd>, FlashError> {
+        let raw = self.chips.mtd(name)?;
+        Ok(Box::new(ForgetfulMtd(raw, self.forgets)))
+    }
+
+    fn ubi(&self, mtd: &str) -> Result<Box<dyn RawUbi>, FlashError> {
+        let raw = self.chips.ubi(mtd)?;
+        Ok(Box::new(ForgetfulUbi(raw, self.forgets)))
+    }
+
+    fn mount(&self, volume: &Volume) -> Result<PathBuf, FlashError> {
+        self.chips.mount(volume)
+    }
+}
+
+impl RawMtd for ForgetfulMtd {
+    fn geometry(&self) -> &Geometry {
+        self.0.geometry()
+    }
+
+    fn is_bad(&mut self, offset: u64) -> io::Result<bool> {
+        self.0.is_bad(offset)
+    }
+
+    fn mark_bad(&mut self, offset: u64) -> io::Result<()> {
+        self.0.mark_bad(offset)
+    }
+
+    fn erase(&mut self, offset: u64) -> io::Result<()> {
+        match (self.1)(&[]) {
+            true => Ok(()),
+            false => self.0.erase(offset),
+        }
+    }
+
+    fn program(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        match (self.1)(bytes) {
+            true => Ok(()),
+            false => self.0.program(offset, bytes),
+        }
+    }
+
+    fn read(&mut self, offset: u64, bytes: &mut [u8]) -> io::Result<u32> {
+        self.0.read(offset, bytes)
+    }
+}
+
+impl RawUbi for ForgetfulUbi {
+    fn info(&mut self) -> io::Result<UbiInfo> {
+        self.0.info()
+    }
+
+    fn volume(&mut self, name: &str) -> io::Result<Option<VolumeInfo>> {
+        self.0.volume(name)
+    }
+
+    fn create(&mut self, name: &str, volume_type: VolumeType, bytes: u64) -> io::Result<()> {
+        self.0.create(name, volume_type, bytes)
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+
+    fn resize(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        self.0.resize(name, bytes)
+    }
+
+    fn rename(&mut self, pairs: &[(&str, &str)]) -> io::Result<()> {
+        self.0.rename(pairs)
+    }
+
+    fn update(
+        &mut self,
+        name: &str,
+        len: u64,
+        source: &mut dyn Read,
+    ) -> io::Result<io::Result<()>> {
+        let mut bytes = Vec::new();
+        source.read_to_end(&mut bytes)?;
+        match (self.1)(&bytes) {
+            true => Ok(Ok(())),
+            false => self.0.update(name, len, &mut &*bytes),
+        }
+    }
+
+    fn change_block(&mut self, name: &str, block: u32, bytes: &[u8]) -> io::Result<()> {
+        match (self.1)(bytes) {
+            true => Ok(()),
+            false => self.0.change_block(name, block, bytes),
+        }
+    }
+
+    fn read(&mut self, name: &str, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.0.read(name, offset, bytes)
+    }
+
+    fn release_block_device(&mut self, name: &str) -> io::Result<()> {
+        self.0.release_block_device(name)
+    }
+}
+
+#[test]
+fn a_medium_that_says_yes_and_forgets_is_noticed_and_the_old_state_is_there() {
+    for kind in ["nor", "nand", "dynamic", "static"] {
+        // All of it, or only what is programmed.
+        for forgets in [|_: &[u8]| true, |bytes: &[u8]| !bytes.is_empty()] {
+            let (chips, stores) = medium(kind);
+            let on = Forgetful {
+                chips: chips.clone(),
+                forgets,
+            };
+            let mut env = UbootEnv::new(Path::new("/"), stores.clone(), names(), Rc::new(on));
+            assert!(env.store(&NEXT).is_err(), "{kind}");
+            let state = load(&chips, &stores).expect("the newest is not touched");
+            assert_eq!(state, BootState::FACTORY, "{kind}");
+        }
+    }
+}
+
+#[test]
+fn a_copy_on_nor_that_did_not_become_obsolete_is_noticed() {
+    for state in [NEXT, BootState::FACTORY] {
+        let (chips, stores) = medium("nor");
+        let mut first = factory(2).remove(0);
+        first[4] = 1;
+        // Both are active: the first one counts, and the second one is to be obsolete.
+        for store in &stores {
+            chips.put("env", store.offset, &first);
+        }
+        let on = Forgetful {
+            chips: chips.clone(),
+            forgets: |bytes| bytes.len() == 1,
+        };
+        let mut env = UbootEnv::new(Path::new("/"), stores.clone(), names(), Rc::new(on));
+        assert!(env.store(&state).is_err(), "{state:?}");
+        let found = load(&chips, &stores).expect("whole");
+        assert_eq!(found, BootState::FACTORY);
+    }
 }
