@@ -96,7 +96,13 @@ pub fn first_boot(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {
 fn under_lock(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {
     let _lock = machine.lock()?;
     let state = machine.boot.load().map_err(MachineError::from)?;
-    match state.standing(machine.running) {
+    let standing = state.standing(machine.running);
+    if let Standing::Good | Standing::OnTrial(_) = standing {
+        // Power may have gone while this state was stored, or the one after it: it was read right this
+        // time. It is made to be so the next time, before anything relies on it.
+        machine.boot.store(&state).map_err(MachineError::from)?;
+    }
+    match standing {
         Standing::OnTrial(_) => on_trial(machine),
         _ => Ok(FirstBoot::Settled(trial::settle(machine, &state)?)),
     }
