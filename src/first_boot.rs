@@ -97,7 +97,10 @@ fn under_lock(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {
     let _lock = machine.lock()?;
     let state = machine.boot.load().map_err(MachineError::from)?;
     let standing = state.standing(machine.running);
-    if let Standing::Good | Standing::OnTrial(_) = standing {
+    let installed = machine.installed(machine.running);
+    let installed = installed.map_err(MachineError::from)?;
+    let is_settled = installed.is_none_or(|installed| installed.stage == Stage::Good);
+    if !is_settled && matches!(standing, Standing::Good | Standing::OnTrial(_)) {
         // Power may have gone while this state was stored, or the one after it: it was read right this
         // time. It is made to be so the next time, before anything relies on it.
         machine.boot.store(&state).map_err(MachineError::from)?;
