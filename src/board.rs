@@ -55,6 +55,21 @@ pub struct Trust {
     /// How many distinct keys must have signed.
     #[serde(default = "one")]
     pub threshold: u8,
+    /// What becomes of stock OpenWrt images that nobody has signed.
+    #[serde(default)]
+    pub unsigned: Unsigned,
+}
+
+/// What becomes of stock OpenWrt images that nobody has signed. Images of our own kind are always
+/// signed, and a signature that is there must be good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unsigned {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They are installed: whoever can hand this router an image owns it.
+    Allow,
 }
 
 fn one() -> u8 {

@@ -93,9 +93,17 @@ pub enum Reason {
     UnknownKey,
     BadSignature,
     TooFewSignatures,
+    CertificateExpired,
+    CertificateNotYetValid,
+    ClockNotSet,
     RevokedKey,
     BelowFloor,
+    MetadataMissing,
+    MetadataInvalid,
+    UnknownKind,
     WrongBoard,
+    Incompatible,
+    IncompatibleConfig,
     WrongParts,
     TooLarge,
     NoSpace,
@@ -124,15 +132,25 @@ impl Reason {
             | Self::MediumReadOnly
             | Self::MediumBusy
             | Self::MediumFailed => ExitCode::Failed,
-            Self::NotAnImage | Self::UnknownFormat | Self::Damaged | Self::Truncated => {
-                ExitCode::NotAnImage
-            }
+            Self::NotAnImage
+            | Self::UnknownFormat
+            | Self::Damaged
+            | Self::Truncated
+            | Self::MetadataInvalid
+            | Self::UnknownKind => ExitCode::NotAnImage,
             Self::SignatureMissing
             | Self::UnknownKey
             | Self::BadSignature
-            | Self::TooFewSignatures => ExitCode::Signature,
+            | Self::TooFewSignatures
+            | Self::CertificateExpired
+            | Self::CertificateNotYetValid
+            | Self::ClockNotSet => ExitCode::Signature,
             Self::RevokedKey | Self::BelowFloor => ExitCode::Revoked,
-            Self::WrongBoard | Self::WrongParts => ExitCode::WrongBoard,
+            Self::MetadataMissing
+            | Self::WrongBoard
+            | Self::WrongParts
+            | Self::Incompatible
+            | Self::IncompatibleConfig => ExitCode::WrongBoard,
             Self::TooLarge | Self::NoSpace | Self::WornOut => ExitCode::DoesNotFit,
             Self::ConfigRefused => ExitCode::ConfigRefused,
             Self::BoardFile | Self::BootEnvironment | Self::SlotContradiction => {

@@ -28,6 +28,7 @@ mod error;
 mod header;
 mod inspection;
 pub mod manifest;
+pub mod openwrt;
 mod read;
 
 pub use build::{BuildError, PartSource, Spec, build, sign};

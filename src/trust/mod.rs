@@ -7,6 +7,7 @@
 //!
 //! Clocks decide nothing here: routers boot in 1970.
 
+pub mod ucert;
 pub mod usign;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,0 +1,1 @@
+//! Chunks at the end of a stock image, as `fwtool` reads and writes them.

@@ -1,0 +1,1 @@
+//! What a stock image says of itself: the JSON of its info chunk.

@@ -1,0 +1,4 @@
+//! What stock OpenWrt tools read and write, and what they answered: `tests/vectors/openwrt` holds the
+//! recorded cases.
+
+mod vectors;
