@@ -115,6 +115,7 @@ impl Site {
             version: "2.0".into(),
             security: 0,
             compat: "1.0".into(),
+            migrates_from: Vec::new(),
             engine: 1,
             parts,
             defaults: None,

@@ -73,6 +73,9 @@ struct Build {
     /// Compatibility version, as OpenWrt has it
     #[arg(long, value_name = "N.N", default_value = "1.0")]
     compat: String,
+    /// Another compatibility version, whose configuration the steps of this image migrate
+    #[arg(long, value_name = "N.N", requires = "migrations")]
+    migrates_from: Vec<String>,
     /// A part of the slot, and the file for it; give it again for each part
     #[arg(long, value_name = "NAME=FILE", required = true, value_parser = part)]
     part: Vec<PartSource>,
@@ -265,6 +268,7 @@ fn build(args: Build) -> Result<(), PackError> {
         version: args.version,
         security: args.security,
         compat: args.compat,
+        migrates_from: args.migrates_from,
         engine: ENGINE,
         parts: args.part,
         defaults: args.defaults,

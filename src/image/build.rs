@@ -37,6 +37,8 @@ pub struct Spec {
     pub security: u64,
     /// Compatibility version, `MAJOR.MINOR`.
     pub compat: String,
+    /// Other compatibility versions whose configuration its steps bring to `compat`.
+    pub migrates_from: Vec<String>,
     /// Number of the configuration engine in the new system.
     pub engine: u32,
     /// The parts, in the order they are installed.
@@ -142,6 +144,7 @@ pub fn build(spec: &Spec, keys: &[SecretKey], out: &mut dyn Write) -> Result<Man
         version: spec.version.clone(),
         security: spec.security,
         compat: spec.compat.clone(),
+        migrates_from: spec.migrates_from.clone(),
         engine: spec.engine,
         control: describe(CONTROL, &control),
         config: config.as_deref().map(|bytes| describe(CONFIG, bytes)),

@@ -74,6 +74,8 @@ pub struct Manifest {
     pub security: u64,
     /// Compatibility version `MAJOR.MINOR`, as OpenWrt has it.
     pub compat: String,
+    /// Other compatibility versions whose configuration its steps bring to `compat`.
+    pub migrates_from: Vec<String>,
     /// Number of the configuration engine in the new system.
     pub engine: u32,
     /// CONTROL.
@@ -181,6 +183,15 @@ impl Manifest {
         }
         check_version(&wire.version)?;
         check_compat(&wire.compat)?;
+        if wire.migrates_from.len() > MAX_BOARDS {
+            return Err(format!(
+                "migrates_from has {} versions, at most {MAX_BOARDS} are possible",
+                wire.migrates_from.len()
+            ));
+        }
+        for compat in &wire.migrates_from {
+            check_compat(compat)?;
+        }
         let mut members = wire.members.into_iter().peekable();
         let control = members
             .next()
@@ -204,6 +215,7 @@ impl Manifest {
             version: wire.version,
             security: wire.security,
             compat: wire.compat,
+            migrates_from: wire.migrates_from,
             engine: wire.engine,
             control,
             config,
@@ -235,6 +247,7 @@ impl Manifest {
             version: self.version.clone(),
             security: self.security,
             compat: self.compat.clone(),
+            migrates_from: self.migrates_from.clone(),
             engine: self.engine,
             members,
             extensions: Extensions,
@@ -350,6 +363,8 @@ struct Wire {
     version: String,
     security: u64,
     compat: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    migrates_from: Vec<String>,
     engine: u32,
     members: Vec<WireMember>,
     #[serde(flatten, skip_serializing)]

@@ -90,6 +90,7 @@ pub fn spec(dir: &Path, encoding: Encoding) -> Spec {
         version: "24.10.1 r28597".into(),
         security: 7,
         compat: "1.0".into(),
+        migrates_from: Vec::new(),
         engine: 1,
         parts,
         defaults: Some(defaults),

@@ -163,6 +163,7 @@ impl World {
             version: system.version.to_string(),
             security: u64::from(system.version),
             compat: "1.0".to_owned(),
+            migrates_from: Vec::new(),
             engine: 1,
             parts: self
                 .router
