@@ -35,6 +35,10 @@ pub struct Trust {
     pub threshold: NonZeroU8,
     /// The lowest security number that is accepted.
     pub floor: u64,
+    /// Stock images that nobody has signed are accepted.
+    pub unsigned: bool,
+    /// The time, in seconds since 1970: for the dates of certificates, and for nothing else.
+    pub now: i64,
 }
 
 /// Why an image is not trusted.
@@ -134,6 +138,8 @@ impl Trust {
             revoked: BTreeSet::new(),
             threshold: NonZeroU8::MIN,
             floor: 0,
+            unsigned: false,
+            now: 0,
         }
     }
 
@@ -249,6 +255,8 @@ pub fn load(dirs: &[PathBuf], threshold: u8, floor: u64) -> Result<Trust, KeysEr
         revoked: BTreeSet::new(),
         threshold,
         floor,
+        unsigned: false,
+        now: 0,
     };
     for dir in dirs {
         for name in files::list(dir)? {
