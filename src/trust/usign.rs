@@ -15,11 +15,14 @@
 //! What either tool refuses is refused here: a comment without its prefix, a last line without its
 //! newline, text after the base64, an id that is not the key's. What only a forger writes is refused
 //! too, though both let it pass: `s` not reduced, points of small order, base64 with stray bits.
+//!
+//! Inside the certificates of [`ucert`](super::ucert) usign alone is the judge, which takes any first
+//! line for the comment and passes over white space in the base64: `parse_as_usign` does the same.
 
 use std::fmt;
 
 use base64ct::{Base64, Encoding};
-use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signer, SigningKey, StreamVerifier, VerifyingKey};
 use sha2::{Digest, Sha512};
 use thiserror::Error;
 
@@ -140,8 +143,19 @@ impl PublicKey {
     /// # Errors
     /// [`UsignError`]: also for keys of small order, for which anybody can make signatures.
     pub fn parse(file: &[u8]) -> Result<Self, UsignError> {
-        let bytes: [u8; PUBLIC_LEN] = decode_file(file, "public key")?;
-        let mut fields = Fields(&bytes);
+        Self::from_fields(&decode_file(file, "public key")?)
+    }
+
+    /// Reads a public key file as leniently as usign.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub(crate) fn parse_as_usign(file: &[u8]) -> Result<Self, UsignError> {
+        Self::from_fields(&decode_as_usign(file, "public key")?)
+    }
+
+    fn from_fields(bytes: &[u8; PUBLIC_LEN]) -> Result<Self, UsignError> {
+        let mut fields = Fields(bytes);
         fields.algorithm()?;
         let id = KeyId(fields.take());
         let key = VerifyingKey::from_bytes(&fields.take()).map_err(|_| UsignError::NotAKey)?;
@@ -200,15 +214,26 @@ impl Signature {
             if signatures.len() == MAX_SIGNATURES {
                 return Err(UsignError::TooMany);
             }
-            let bytes: [u8; SIGNATURE_LEN] = lines.decode("signature")?;
-            let mut fields = Fields(&bytes);
-            fields.algorithm()?;
-            signatures.push(Self {
-                id: KeyId(fields.take()),
-                bytes: fields.take(),
-            });
+            signatures.push(Self::from_fields(&lines.decode("signature")?)?);
         }
         Ok(signatures)
+    }
+
+    /// Reads one signature file as leniently as usign.
+    ///
+    /// # Errors
+    /// [`UsignError`].
+    pub(crate) fn parse_as_usign(file: &[u8]) -> Result<Self, UsignError> {
+        Self::from_fields(&decode_as_usign(file, "signature")?)
+    }
+
+    fn from_fields(bytes: &[u8; SIGNATURE_LEN]) -> Result<Self, UsignError> {
+        let mut fields = Fields(bytes);
+        fields.algorithm()?;
+        Ok(Self {
+            id: KeyId(fields.take()),
+            bytes: fields.take(),
+        })
     }
 
     /// The file.
@@ -225,6 +250,50 @@ impl Signature {
     #[must_use]
     pub fn id(&self) -> KeyId {
         self.id
+    }
+}
+
+/// Verifies a signature over a message that comes piece by piece: an image never lies in memory
+/// whole. As strict as [`PublicKey::verifies`].
+///
+/// Until [`finish`](Self::finish) has answered, nothing is known of the bytes.
+#[must_use = "nothing is verified before `finish`"]
+pub struct Verifier(Option<StreamVerifier>);
+
+impl Verifier {
+    /// Before the first byte.
+    pub fn new(key: &PublicKey, signature: &Signature) -> Self {
+        // `verify_stream` takes a reduced `s` only and compares the point as it is written, but does
+        // not ask for its order, as `verify_strict` does. A public key of small order is none.
+        let (point, _) = signature.bytes.split_at(32);
+        let genuine = key.id == signature.id
+            && VerifyingKey::try_from(point).is_ok_and(|point| !point.is_weak());
+        let bytes = ed25519_dalek::Signature::from_bytes(&signature.bytes);
+        Self(
+            genuine
+                .then(|| key.key.verify_stream(&bytes).ok())
+                .flatten(),
+        )
+    }
+
+    /// Takes more of the message.
+    pub fn update(&mut self, bytes: &[u8]) {
+        if let Some(stream) = &mut self.0 {
+            stream.update(bytes);
+        }
+    }
+
+    /// True if the key made the signature over exactly the bytes taken.
+    #[must_use]
+    pub fn finish(self) -> bool {
+        self.0
+            .is_some_and(|stream| stream.finalize_and_verify().is_ok())
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier").finish_non_exhaustive()
     }
 }
 
@@ -392,6 +461,29 @@ fn decode_file<const N: usize>(file: &[u8], kind: &'static str) -> Result<[u8; N
     Ok(bytes)
 }
 
+/// usign's own reading: whatever comes before the first newline is the comment, all the rest is base64
+/// in which white space means nothing.
+fn decode_as_usign<const N: usize>(file: &[u8], kind: &'static str) -> Result<[u8; N], UsignError> {
+    let wrong = UsignError::NotBase64 {
+        line: 2,
+        kind,
+        wanted: N,
+    };
+    let Some(newline) = file.iter().position(|byte| *byte == b'\n') else {
+        return Err(UsignError::NoComment { line: 1 });
+    };
+    let text: Vec<u8> = file[newline..]
+        .iter()
+        .copied()
+        .filter(|byte| !byte.is_ascii_whitespace())
+        .collect();
+    let mut bytes = [0; N];
+    match Base64::decode(text, &mut bytes) {
+        Ok(decoded) if decoded.len() == N => Ok(bytes),
+        _ => Err(wrong),
+    }
+}
+
 fn encode(comment: &str, bytes: &[u8]) -> String {
     format!(
         "{COMMENT}{}\n{}\n",
@@ -402,6 +494,8 @@ fn encode(comment: &str, bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn key() -> SecretKey {
@@ -517,5 +611,125 @@ mod tests {
         let public = key().public();
         assert!(ed25519_dalek::Verifier::verify(&public.key, b"message", &lax).is_ok());
         assert!(!public.verifies(b"message", &signature));
+        assert!(!streamed(&public, &[b"message"], &signature));
+    }
+
+    fn streamed(key: &PublicKey, message: &[&[u8]], signature: &Signature) -> bool {
+        let mut verifier = Verifier::new(key, signature);
+        message.iter().for_each(|piece| verifier.update(piece));
+        verifier.finish()
+    }
+
+    /// Signatures next to a genuine one, for each point of small order among others.
+    fn near(genuine: &Signature) -> impl Strategy<Value = Signature> {
+        /// The order of the base point, little endian.
+        const L: [u8; 32] = [
+            0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9,
+            0xde, 0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+        ];
+        let bytes = genuine.bytes;
+        let id = genuine.id;
+        let mut plus_l = bytes;
+        let mut carry = 0;
+        for (byte, add) in plus_l[32..].iter_mut().zip(L) {
+            let sum = u16::from(*byte) + u16::from(add) + carry;
+            [*byte, _] = sum.to_le_bytes();
+            carry = sum >> 8;
+        }
+        let mut weak = Vec::new();
+        for first in [0, 1, 0xec, 0xed, 0xee] {
+            for last in [0, 0x80, 0x7f, 0xff] {
+                let middle = if first > 1 { 0xff } else { 0 };
+                let mut forged = bytes;
+                forged[0] = first;
+                forged[1..31].fill(middle);
+                forged[31] = last;
+                weak.push(forged);
+            }
+        }
+        let flipped = (0_usize..512).prop_map(move |bit| {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            flipped
+        });
+        prop_oneof![
+            Just(bytes),
+            Just(plus_l),
+            proptest::sample::select(weak),
+            flipped,
+        ]
+        .prop_map(move |bytes| Signature { id, bytes })
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_in_pieces_has_the_verdict_of_the_whole(
+            message in proptest::collection::vec(any::<u8>(), 0..400),
+            cuts in proptest::collection::vec(0_usize..400, 0..4),
+            change in proptest::option::weighted(0.2, 0_usize..400),
+            signature in near(&key().sign(b"")),
+            of_message in any::<bool>(),
+        ) {
+            let signature = if of_message { key().sign(&message) } else { signature };
+            let mut received = message.clone();
+            if let Some(at) = change && let Some(byte) = received.get_mut(at) {
+                *byte ^= 1;
+            }
+            for message in [&message[..], &received, b""] {
+                let mut cuts: Vec<usize> =
+                    cuts.iter().map(|cut| (*cut).min(message.len())).collect();
+                cuts.extend([0, message.len()]);
+                cuts.sort_unstable();
+                let pieces: Vec<&[u8]> =
+                    cuts.windows(2).map(|pair| &message[pair[0]..pair[1]]).collect();
+                let public = key().public();
+                prop_assert_eq!(
+                    streamed(&public, &pieces, &signature),
+                    public.verifies(message, &signature)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_signature_counts_for_the_key_of_its_id_only() {
+        let other = SecretKey::from_seed([9; 8], &[7; 32]).public();
+        let signature = key().sign(b"message");
+        assert!(streamed(
+            &key().public(),
+            &[b"mess", b"", b"age"],
+            &signature
+        ));
+        assert!(!streamed(&other, &[b"message"], &signature));
+    }
+
+    #[test]
+    fn usign_takes_any_first_line_for_the_comment_and_white_space_for_nothing() {
+        let signature = key().sign(b"message");
+        let text = signature.to_text();
+        let (_, base64) = text.split_once('\n').unwrap();
+        let (half, rest) = base64.trim().split_at(40);
+        let good = [
+            format!("anything\n{half}{rest}"),
+            format!("\n {half}\r\n\t{rest}\r\n\n"),
+        ];
+        for text in &good {
+            let parsed = Signature::parse_as_usign(text.as_bytes());
+            assert_eq!(parsed.as_ref(), Ok(&signature), "{text:?}");
+        }
+        let bad = [
+            String::new(),
+            format!("{half}{rest}\n"),
+            format!("a\nb\n{half}{rest}\n"),
+            format!("a\n{half}{rest}\n{half}{rest}\n"),
+            format!("a\n{half}\n"),
+            format!("a\n{half}\0{rest}\n"),
+        ];
+        for text in &bad {
+            assert!(
+                Signature::parse_as_usign(text.as_bytes()).is_err(),
+                "{text:?}"
+            );
+        }
     }
 }
