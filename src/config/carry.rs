@@ -13,6 +13,7 @@ pub mod bundle;
 pub mod declare;
 pub mod keep;
 pub(in crate::config) mod owners;
+pub(in crate::config) mod packages;
 pub mod restore;
 pub(in crate::config) mod scope;
 pub(in crate::config) mod services;

@@ -158,6 +158,24 @@ pub enum ConfigError {
         /// Why not.
         problem: &'static str,
     },
+    /// `-c` or `-o` on a system without an overlay.
+    #[error(
+        "`/overlay/upper/etc` is not there: -c and -o keep what it holds; without them, what the keep lists name is kept"
+    )]
+    NoOverlay,
+    /// `-u` on a system whose image cannot be looked at.
+    #[error("`/rom` is not there: -u compares with it; without -u, the whole list is kept")]
+    NoRom,
+    /// `-k` on a system without packages.
+    #[error(
+        "the package metadata is not there, neither `/usr/lib/opkg/info` nor `/lib/apk/packages`: leave out -k"
+    )]
+    NoPackages,
+    /// A backup without a file.
+    #[error(
+        "no file would be kept: nothing that the lists name is there, see /etc/sysupgrade.conf and /lib/upgrade/keep.d"
+    )]
+    NothingKept,
     /// A file became shorter while it was read into the archive.
     #[error("`{path}` changed while it was read; try again")]
     Changed {

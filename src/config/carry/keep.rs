@@ -11,18 +11,17 @@
 //! same as that of stock tools.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::config::carry::packages;
+use crate::config::carry::walk::Walk;
 use crate::config::path::{NotAPath, escape};
 use crate::config::report::{Line, Notice, NoticeKind};
-use crate::config::tree::{self, Kind};
+use crate::config::tree::{self, Content, Kind};
 use crate::config::{ConfigError, EntryPath, MAX_ENTRIES, STATE_DIR, pattern};
 use crate::digest::Digest;
-use crate::files::{self, FileError};
+use crate::files;
 
 /// The user's own list.
 pub(in crate::config) const USER_LIST: &str = "etc/sysupgrade.conf";
@@ -33,22 +32,39 @@ const LIST_DIR: &str = "lib/upgrade/keep.d";
 /// Keep lists are lines written by people and package makers: some KiB.
 const MAX_LIST: u64 = 256 << 10;
 
-/// The database of opkg; the lines after `Conffiles:` are ` PATH SHA256`.
-const OPKG_STATUS: &str = "usr/lib/opkg/status";
+/// Where OpenWrt mounts the layer that holds every change to the image.
+const OVERLAY: &str = "overlay/upper";
 
-/// apk: files `*.conffiles_static` with lines `PATH SHA256`. Used where there is no opkg.
-const APK_DIR: &str = "lib/apk/packages";
-const APK_SUFFIX: &[u8] = b".conffiles_static";
+/// Where it mounts the image itself.
+const ROM: &str = "rom";
 
-/// A package database of ten thousand packages is about 10 MiB.
-const MAX_DATABASE: u64 = 64 << 20;
+/// The list of installed packages, which [`Listing::packages`] asks for.
+pub const PACKAGE_LIST: &str = "etc/backup/installed_packages.txt";
 
-/// The longest line of a package database (descriptions are long) that is looked at.
-const MAX_DATABASE_LINE: u64 = 64 << 10;
+/// What a list is made of: stock `-c`, `-o`, `-u` and `-k`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Not what the keep lists name, but what differs from the image.
+    pub changed: Option<Changed>,
+    /// Without files that are as the image has them (`-u`).
+    pub skip_unchanged: bool,
+    /// With a list of the installed packages (`-k`).
+    pub packages: bool,
+}
+
+/// Where changes are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Below `/etc` (`-c`).
+    Etc,
+    /// Everywhere, but for the files of packages (`-o`).
+    Everything,
+}
 
 /// Which files are kept.
 #[derive(Clone, Debug, Default)]
 pub struct KeepList {
+    listing: Listing,
     entries: BTreeSet<EntryPath>,
     directories: BTreeSet<EntryPath>,
     words: Vec<EntryPath>,
@@ -62,9 +78,49 @@ impl KeepList {
     /// # Errors
     /// When a list or a directory cannot be read, or when they name more than [`MAX_ENTRIES`].
     pub fn read(root: &Path) -> Result<Self, ConfigError> {
+        Self::read_with(root, Listing::default())
+    }
+
+    /// [`read`](Self::read), made of something else.
+    ///
+    /// # Errors
+    /// Likewise, and [`ConfigError::NoOverlay`] or [`ConfigError::NoRom`] where there is nothing to
+    /// compare with.
+    pub fn read_with(root: &Path, listing: Listing) -> Result<Self, ConfigError> {
+        if listing.changed.is_some() && !root.join(OVERLAY).join("etc").is_dir() {
+            return Err(ConfigError::NoOverlay);
+        }
+        if listing.skip_unchanged && !root.join(ROM).is_dir() {
+            return Err(ConfigError::NoRom);
+        }
+        let mut list = match listing.changed {
+            None => {
+                let mut list = Self::named(root)?;
+                if listing.skip_unchanged {
+                    list.drop_unchanged(root)?;
+                }
+                list.add_conffiles(root)?;
+                list
+            }
+            Some(Changed::Etc) => Self::changed(root, "overlay/upper/etc")?,
+            Some(Changed::Everything) => {
+                let mut list = Self::changed(root, OVERLAY)?;
+                list.drop_owned(root, listing.skip_unchanged)?;
+                list
+            }
+        };
+        if listing.changed.is_some() && listing.skip_unchanged {
+            list.drop_unchanged(root)?;
+        }
+        list.listing = listing;
+        Ok(list)
+    }
+
+    /// What the lists name.
+    fn named(root: &Path) -> Result<Self, ConfigError> {
         let mut list = Self::default();
         let mut lines = list_lines(root, USER_LIST, &mut list.notices)?;
-        for name in list_names(root, LIST_DIR)? {
+        for name in packages::names(root, LIST_DIR)? {
             if !name.starts_with(b".") {
                 let file = format!("{LIST_DIR}/{}", escape(&name));
                 let path = EntryPath::new(&[LIST_DIR.as_bytes(), b"/", &name].concat());
@@ -76,10 +132,68 @@ impl KeepList {
         for (bytes, line) in lines {
             list.take_line(root, &bytes, &line)?;
         }
-        for (path, shipped) in conffiles(root)? {
-            list.take_conffile(root, path, shipped)?;
-        }
         Ok(list)
+    }
+
+    fn add_conffiles(&mut self, root: &Path) -> Result<(), ConfigError> {
+        for (path, shipped) in packages::conffiles(root)? {
+            self.take_conffile(root, path, shipped)?;
+        }
+        Ok(())
+    }
+
+    /// What the overlay has below `dir`. Its whiteouts, files that the user deleted, are no entries
+    /// of a list.
+    fn changed(root: &Path, dir: &str) -> Result<Self, ConfigError> {
+        let mut list = Self::default();
+        let mut walk = Walk::new(root, dir);
+        while let Some((place, node)) = walk.next()? {
+            let Some(path) = place.strip(OVERLAY) else {
+                continue;
+            };
+            if matches!(node.kind, Some(Kind::File | Kind::Link)) && !is_never_listed(&path) {
+                let mut found = Found::default();
+                found.take(root, path)?; // as it is seen, not as the layer has it
+                list.extend(found)?;
+            }
+        }
+        list.notices.append(&mut walk.too_deep);
+        Ok(list)
+    }
+
+    /// Takes out what packages brought and will bring again, but for what the owner configures: their
+    /// configuration files (of those, if `changed_only`, the changed ones) and what keep lists name.
+    fn drop_owned(&mut self, root: &Path, changed_only: bool) -> Result<(), ConfigError> {
+        let named = Self::named(root)?;
+        self.notices.extend(named.notices);
+        let mut stays = named.entries;
+        for (path, shipped) in packages::conffiles(root)? {
+            if !changed_only || is_changed(root, &path, shipped)? {
+                stays.insert(path);
+            }
+        }
+        packages::owned(root, &mut |path| {
+            if !stays.contains(path) {
+                self.entries.remove(path);
+            }
+        })
+    }
+
+    /// Takes out what the image has, too. Through links, as stock tools compare: a link whose target
+    /// was changed stays.
+    fn drop_unchanged(&mut self, root: &Path) -> Result<(), ConfigError> {
+        for path in std::mem::take(&mut self.entries) {
+            if !is_in_rom(root, &path)? {
+                self.entries.insert(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// What it was made of.
+    #[must_use]
+    pub fn listing(&self) -> Listing {
+        self.listing
     }
 
     /// Files and links to keep, sorted bytewise.
@@ -202,13 +316,8 @@ impl KeepList {
             found.take(root, path)?;
         }
         let any = found.any;
-        self.notices.extend(found.notices);
-        self.entries.extend(found.entries);
-        self.directories.extend(found.directories);
         self.words.push(path.clone());
-        if self.entries.len() + self.directories.len() > MAX_ENTRIES {
-            return Err(too_many());
-        }
+        self.extend(found)?;
         Ok(any)
     }
 
@@ -218,20 +327,23 @@ impl KeepList {
         path: EntryPath,
         shipped: Digest,
     ) -> Result<(), ConfigError> {
-        let changed = match tree::entry(root, &path)?.map(|entry| entry.content) {
-            Some(tree::Content::File { sha256, .. }) => sha256 != shipped,
-            Some(_) => true, // a link or a directory in the place of a file
-            None => false,
-        };
-        if changed {
+        if is_changed(root, &path, shipped)? {
             let mut found = Found::default();
             found.take(root, path.clone())?;
-            self.entries.extend(found.entries);
-            self.directories.extend(found.directories);
-            self.notices.extend(found.notices);
+            self.extend(found)?;
         }
         self.conffiles.push(path);
         if self.entries.len() + self.conffiles.len() > MAX_ENTRIES {
+            return Err(too_many());
+        }
+        Ok(())
+    }
+
+    fn extend(&mut self, found: Found) -> Result<(), ConfigError> {
+        self.notices.extend(found.notices);
+        self.entries.extend(found.entries);
+        self.directories.extend(found.directories);
+        if self.entries.len() + self.directories.len() > MAX_ENTRIES {
             return Err(too_many());
         }
         Ok(())
@@ -241,6 +353,53 @@ impl KeepList {
         let mut notice = Notice::new(kind, path);
         notice.line = Some(line.clone());
         self.notices.push(notice);
+    }
+}
+
+/// True if a configuration file of a package is not as it was shipped.
+fn is_changed(root: &Path, path: &EntryPath, shipped: Digest) -> Result<bool, ConfigError> {
+    Ok(match tree::entry(root, path)?.map(|entry| entry.content) {
+        Some(Content::File { sha256, .. }) => sha256 != shipped,
+        Some(_) => true, // a link or a directory in the place of a file
+        None => false,
+    })
+}
+
+/// What the system or its tools write into the overlay, and the new system writes for itself.
+fn is_never_listed(path: &EntryPath) -> bool {
+    const FILES: [&str; 6] = [
+        "etc/board.json",
+        "etc/urandom.seed",
+        "etc/apk/world",
+        "etc/apk/repositories.d/distfeeds.list",
+        PACKAGE_LIST,
+        "run",
+    ];
+    const DIRS: [&str; 3] = ["usr/lib/opkg", "lib/apk", "run"];
+    const BEGIN: &[u8] = b"etc/luci-uploads/.placeholder";
+    let bytes = path.as_bytes();
+    FILES.iter().any(|file| file.as_bytes() == bytes)
+        || DIRS.iter().any(|dir| path.is_within(dir))
+        || bytes.starts_with(BEGIN)
+        || bytes.ends_with(b"-opkg")
+        || bytes.ends_with(b".apk-new")
+}
+
+/// True if the image has a file of that name and content; links are followed on both sides.
+fn is_in_rom(root: &Path, path: &EntryPath) -> Result<bool, ConfigError> {
+    let shipped = EntryPath::new(&[ROM.as_bytes(), b"/", path.as_bytes()].concat());
+    let Ok(shipped) = shipped else {
+        return Ok(false); // too deep for the image to have it
+    };
+    let content = |path: &EntryPath| -> Result<Option<Content>, ConfigError> {
+        let Some(real) = tree::resolve(root, path, true)? else {
+            return Ok(None);
+        };
+        Ok(tree::entry(root, &real)?.map(|entry| entry.content))
+    };
+    match content(&shipped)? {
+        Some(file @ Content::File { .. }) => Ok(content(path)? == Some(file)),
+        _ => Ok(false),
     }
 }
 
@@ -510,73 +669,4 @@ fn read_lines(
         lines.push((clean.to_vec(), line));
     }
     Ok(lines)
-}
-
-/// Names in a directory below the root; none if it does not exist.
-fn list_names(root: &Path, dir: &str) -> Result<Vec<Vec<u8>>, ConfigError> {
-    match files::list(&root.join(dir)) {
-        Ok(names) => Ok(names.into_iter().map(OsString::into_vec).collect()),
-        Err(error) if error.is_not_found() => Ok(Vec::new()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The configuration files of packages with their digests as shipped.
-fn conffiles(root: &Path) -> Result<Vec<(EntryPath, Digest)>, ConfigError> {
-    let mut found = Vec::new();
-    let status = root.join(OPKG_STATUS);
-    if files::exists(&status) {
-        let mut inside = false;
-        database_lines(&status, &mut |line| {
-            if line.starts_with(b"Conffiles:") {
-                inside = true;
-            } else if !line.starts_with(b" ") {
-                inside = false;
-            } else if inside {
-                found.extend(conffile(line));
-            }
-        })?;
-    } else {
-        for name in list_names(root, APK_DIR)? {
-            if name.ends_with(APK_SUFFIX) {
-                let path = root.join(APK_DIR).join(OsString::from_vec(name));
-                database_lines(&path, &mut |line| {
-                    found.extend(conffile(line));
-                })?;
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// `PATH SHA256`; other lines are none of ours.
-fn conffile(line: &[u8]) -> Option<(EntryPath, Digest)> {
-    let mut words = line.trim_ascii().splitn(2, |byte| *byte == b' ');
-    let path = EntryPath::new(words.next()?).ok()?;
-    let digest = std::str::from_utf8(words.next()?).ok()?;
-    Some((path, Digest::parse(digest.trim())?))
-}
-
-/// Hands the lines of a package database on, one at a time.
-fn database_lines(path: &Path, each: &mut dyn FnMut(&[u8])) -> Result<(), ConfigError> {
-    let file = File::open(path).map_err(FileError::at("open", path))?;
-    let mut source = BufReader::new(file).take(MAX_DATABASE);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let count = (&mut source)
-            .take(MAX_DATABASE_LINE)
-            .read_until(b'\n', &mut line)
-            .map_err(FileError::at("read", path))?;
-        if count > 0 {
-            each(line.strip_suffix(b"\n").unwrap_or(&line));
-        } else if source.limit() > 0 {
-            return Ok(());
-        } else {
-            return Err(ConfigError::TooMuch {
-                what: "size of the package database",
-                most: MAX_DATABASE,
-            });
-        }
-    }
 }
