@@ -5,7 +5,8 @@
 //! the layout of OpenWrt's `/etc/opkg/keys`: one usign public key a file, named by its id; a
 //! symbolic link to `.revoked.` in its place revokes it.
 //!
-//! Clocks decide nothing here: routers boot in 1970.
+//! Clocks decide nothing here, for routers boot in 1970; the dates of [`ucert`] certificates are the
+//! one exception.
 
 pub mod ucert;
 pub mod usign;

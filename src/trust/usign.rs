@@ -45,7 +45,7 @@ const SIGNATURE_LEN: usize = 74;
 const SECRET_LEN: usize = 104;
 
 /// Why a key or signature cannot be read.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum UsignError {
     /// Not even text.
     #[error("not a text")]
