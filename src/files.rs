@@ -150,7 +150,8 @@ pub fn temporary_beside(path: &Path) -> PathBuf {
 
 /// A file that appears whole under its name, or not at all.
 ///
-/// It grows under a temporary name beside its place. Dropped before [`commit`](Self::commit), it is
+/// It grows at its end, under a temporary name beside its place; what is in it can be read back from
+/// anywhere. Dropped before [`commit`](Self::commit), it is
 /// removed; after a power cut the temporary name may remain, and the next `create` reuses it.
 #[derive(Debug)]
 pub struct NewFile {
@@ -266,7 +267,8 @@ impl Write for NewFile {
         let Some(file) = self.file.as_mut() else {
             return Err(io::Error::other("file is closed"));
         };
-        let count = room(&self.temporary).and_then(|()| file.write(bytes))?;
+        // Wherever it was read last.
+        let count = room(&self.temporary).and_then(|()| file.write_at(bytes, self.len))?;
         record!(Write {
             path: self.temporary.clone(),
             offset: self.len,
@@ -278,6 +280,24 @@ impl Write for NewFile {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Read for NewFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.file.as_mut() {
+            Some(file) => file.read(buffer),
+            None => Err(io::Error::other("file is closed")),
+        }
+    }
+}
+
+impl Seek for NewFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match self.file.as_mut() {
+            Some(file) => file.seek(to),
+            None => Err(io::Error::other("file is closed")),
+        }
     }
 }
 

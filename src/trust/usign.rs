@@ -19,10 +19,13 @@
 //! Inside the certificates of [`ucert`](super::ucert) usign alone is the judge, which takes any first
 //! line for the comment and passes over white space in the base64: `parse_as_usign` does the same.
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::io::{self, Read, Seek, Write};
 
 use base64ct::{Base64, Encoding};
-use ed25519_dalek::{Signer, SigningKey, StreamVerifier, VerifyingKey};
+use ed25519_dalek::hazmat::{ExpandedSecretKey, raw_sign_byupdate};
+use ed25519_dalek::{SignatureError, Signer, SigningKey, StreamVerifier, VerifyingKey};
 use sha2::{Digest, Sha512};
 use thiserror::Error;
 
@@ -363,6 +366,40 @@ impl SecretKey {
         }
     }
 
+    /// Signs a message that is too long to be held: all of `message`, which is read twice.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not the same both times. That must not pass: the nonce comes from
+    /// the first reading and the challenge from the second, and two signatures with one nonce and
+    /// different challenges give the secret key away.
+    pub fn sign_stream(&self, message: &mut (impl Read + Seek)) -> io::Result<Signature> {
+        let message = RefCell::new(message);
+        let first = Cell::new(None);
+        let read = |state: &mut Sha512| -> io::Result<()> {
+            let mut message = message.borrow_mut();
+            message.rewind()?;
+            let mut digest = Sha512::new();
+            let mut both = Tee([state, &mut digest]);
+            io::copy(&mut **message, &mut both)?;
+            let digest = digest.finalize();
+            match first.replace(Some(digest)) {
+                Some(first) if first != digest => {
+                    Err(io::Error::other("it changed while it was signed"))
+                }
+                _ => Ok(()),
+            }
+        };
+        let bytes = raw_sign_byupdate(
+            &ExpandedSecretKey::from(self.key.as_bytes()),
+            |state| read(state).map_err(SignatureError::from_source),
+            &self.key.verifying_key(),
+        );
+        Ok(Signature {
+            id: self.id,
+            bytes: bytes.map_err(io::Error::other)?.to_bytes(),
+        })
+    }
+
     /// The public half.
     #[must_use]
     pub fn public(&self) -> PublicKey {
@@ -370,6 +407,22 @@ impl SecretKey {
             id: self.id,
             key: self.key.verifying_key(),
         }
+    }
+}
+
+/// Writes to two hashers what is read once.
+struct Tee<'a>([&'a mut Sha512; 2]);
+
+impl Write for Tee<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for hasher in &mut self.0 {
+            hasher.update(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -513,6 +566,34 @@ mod tests {
         assert_eq!(parsed.as_slice(), std::slice::from_ref(&signature));
         assert!(public.verifies(b"message", &signature));
         assert!(!public.verifies(b"massage", &signature));
+    }
+
+    #[test]
+    fn a_message_that_is_read_gives_the_signature_of_its_bytes() {
+        for len in [0, 1, 127, 128, 100_000] {
+            let message: Vec<u8> = (0..=250).cycle().take(len).collect();
+            let mut read = io::Cursor::new(&message);
+            read.set_position(1); // wherever it stands, all of it is signed
+            assert_eq!(key().sign_stream(&mut read).unwrap(), key().sign(&message));
+        }
+    }
+
+    #[test]
+    fn a_message_that_changes_while_it_is_signed_is_not_signed() {
+        struct Changing(io::Cursor<Vec<u8>>);
+        impl Read for Changing {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0.read(buffer)
+            }
+        }
+        impl Seek for Changing {
+            fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+                self.0.get_mut()[0] ^= 1;
+                self.0.seek(to)
+            }
+        }
+        let mut message = Changing(io::Cursor::new(b"message".to_vec()));
+        key().sign_stream(&mut message).unwrap_err();
     }
 
     #[test]
