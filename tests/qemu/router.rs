@@ -60,6 +60,11 @@ impl Disk {
         Self::copy_of(factory_disk())
     }
 
+    /// One with OpenWrt's ways, version 1 in slot a.
+    pub(crate) fn openwrt() -> Self {
+        Self::copy_of(&image("openwrt.img"))
+    }
+
     /// Another disk with the same content, of a router that is off.
     pub(crate) fn copy(&self) -> Self {
         Self::copy_of(&self.path())
