@@ -1,6 +1,36 @@
 //! What a stock image holds: recognised by its first bytes, and taken apart into the parts of a slot.
+//!
+//! | first bytes | kind | the slot has | it gets |
+//! | --- | --- | --- | --- |
+//! | `1f 8b` | gzip | | what is inside counts: one of the other kinds |
+//! | `sysu` | sysupgrade tar | the names of the members | the members |
+//! | `27 05 19 56` | uImage, squashfs behind it | `firmware` | all of it |
+//! | | | `kernel`, `root` | up to the squashfs, and from there |
+//! | | uImage alone | `kernel` | the kernel without padding |
+//! | | | `firmware` | all of it |
+//! | `hsqs` | squashfs | `root` | all of it |
+//! | `d0 0d fe ed` | FIT | `kernel`, or `firmware` | all of it |
+//! | `UBI#` | UBI device | `ubi`, or `firmware` | all of it |
+//! | `31 18 10 06` | UBIFS | `root` | all of it |
+//! | `CI` | combined | `kernel`, `root` | what its header says |
+//! | `eb 48`, `eb 63` | x86 disk | `boot` or `kernel`, `root` | partition 1, partition 2 |
+//!
+//! `root` and `rootfs` are the same part. Each thing in the image must have its part in the slot, or
+//! the image is refused; parts of the slot that the image has nothing for keep what they have, as a
+//! stock flasher leaves them. Where a slot's parts fit in two ways the image is refused, too. A
+//! partition table is never in an extent: a disk keeps the one it has.
+//!
+//! One pass over a stream, in 64 KiB of buffers and what an inflater needs; nothing is allocated by
+//! a length that the image gives. All lengths are checked against what there is, as are the
+//! checksums that the headers have of themselves. Stock looks at the first bytes only, of all but
+//! tars: what is refused here would be refused by its boot loader or kernel, when it is too late.
 
+mod disk;
 mod plain;
+mod raw;
+mod stream;
+mod tar;
+mod ubi;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -9,7 +39,8 @@ use thiserror::Error;
 
 pub use plain::{PlainError, plain};
 
-use crate::report::{self, Reason};
+use crate::report::Reason;
+use stream::{HEAD, Stream};
 
 /// What a payload is looked at for.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +79,22 @@ pub struct Extent {
     pub start: u64,
     /// Length in bytes, not 0.
     pub len: u64,
+}
+
+impl Extent {
+    fn new(part: &str, start: u64, len: u64) -> Self {
+        let part = part.to_owned();
+        Self { part, start, len }
+    }
+
+    /// The same extent under the slot's name for its part, if the slot has exactly one such part.
+    fn placed(&self, slot: &[&str]) -> Option<Self> {
+        let mut names = slot.iter().filter(|name| same_part(name, &self.part));
+        match (names.next(), names.next()) {
+            (Some(name), None) => Some(Self::new(name, self.start, self.len)),
+            _ => None,
+        }
+    }
 }
 
 /// The kinds of payload that are understood.
@@ -178,13 +225,98 @@ pub fn survey(
     len: u64,
     wanted: &Wanted<'_>,
 ) -> Result<Payload, PayloadError> {
-    let mut head = Vec::new();
-    source
-        .take(len.min(4))
-        .read_to_end(&mut head)
-        .map_err(|source| PayloadError::Source { offset: 0, source })?;
-    let _ = (wanted, report::printable(""));
-    Err(PayloadError::UnknownKind {
-        found: format!("{head:02x?}"),
+    let mut counted = source.take(len);
+    let wrapping = stream::first(&mut counted, plain::GZIP.len())?;
+    let gzip = wrapping == plain::GZIP;
+    let mut plain = plain(wrapping.chain(&mut counted), gzip, wanted.most);
+    let head = stream::first(&mut plain, HEAD)?;
+    let mut whole = head.chain(&mut plain);
+    let (kind, layouts) = read(&mut Stream::new(&mut whole), &head, wanted.board)?;
+    drop(plain);
+    if counted.limit() > 0 {
+        return Err(PayloadError::Truncated {
+            offset: len.saturating_sub(counted.limit()),
+            place: "file".to_owned(),
+        });
+    }
+    let parts = place(layouts, wanted.parts)?;
+    Ok(Payload { kind, gzip, parts })
+}
+
+/// Ways to divide a payload, the usual one first. Each is complete: all that there is to write.
+type Layouts = Vec<Vec<Extent>>;
+
+/// Reads a payload that begins with `head` to its end.
+fn read(
+    stream: &mut Stream<'_>,
+    head: &[u8],
+    board: Option<&str>,
+) -> Result<(Kind, Layouts), PayloadError> {
+    let begins = |magic: &[u8]| head.starts_with(magic);
+    Ok(if begins(tar::MAGIC) {
+        (Kind::Tar, vec![tar::read(stream, board)?])
+    } else if begins(&raw::UIMAGE) {
+        raw::kernel(stream)?
+    } else if begins(&raw::SQUASHFS) {
+        (Kind::Squashfs, raw::squashfs(stream)?)
+    } else if begins(&raw::FIT) {
+        (Kind::Fit, raw::fit(stream)?)
+    } else if begins(&ubi::UBI) {
+        (Kind::Ubi, ubi::device(stream)?)
+    } else if begins(&ubi::UBIFS) {
+        (Kind::Ubifs, ubi::file_system(stream)?)
+    } else if begins(&raw::COMBINED) {
+        (Kind::Combined, raw::combined(stream)?)
+    } else if disk::is_disk(head) {
+        disk::read(stream)?
+    } else {
+        let found = head.iter().take(4).map(|byte| format!("{byte:02x}"));
+        return Err(PayloadError::UnknownKind {
+            found: match head {
+                [] => "nothing".to_owned(),
+                _ => found.collect::<Vec<_>>().join(" "),
+            },
+        });
     })
+}
+
+/// True if the two names mean the same part.
+fn same_part(one: &str, other: &str) -> bool {
+    let root = |name| matches!(name, "root" | "rootfs");
+    one == other || (root(one) && root(other))
+}
+
+/// Finds the one way in which a payload fits the slot, and names its extents as the slot does.
+fn place(layouts: Layouts, slot: Option<&[&str]>) -> Result<Vec<Extent>, PayloadError> {
+    let mut found: Option<Vec<Extent>> = None;
+    let mut ways = 0;
+    for layout in &layouts {
+        let Some(parts) = slot else {
+            found = Some(layout.clone());
+            ways = 1;
+            break;
+        };
+        let placed: Option<Vec<_>> = layout.iter().map(|extent| extent.placed(parts)).collect();
+        if placed.is_some() && placed != found {
+            found = placed;
+            ways += 1;
+        }
+    }
+    match found {
+        Some(mut parts) if ways == 1 => {
+            parts.sort_by_key(|extent| extent.start);
+            Ok(parts)
+        }
+        _ => {
+            let names = |layout: Vec<Extent>| {
+                let names: Vec<_> = layout.into_iter().map(|extent| extent.part).collect();
+                names.join(", ")
+            };
+            let found: Vec<_> = layouts.into_iter().map(names).collect();
+            Err(PayloadError::WrongParts {
+                found: found.join("; or "),
+                wanted: slot.unwrap_or_default().join(", "),
+            })
+        }
+    }
 }

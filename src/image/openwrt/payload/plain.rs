@@ -10,7 +10,6 @@ use flate2::bufread::GzDecoder;
 use thiserror::Error;
 
 /// First bytes of a gzip stream.
-#[expect(dead_code, reason = "the recogniser uses it")]
 pub(super) const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// Bytes read from the source at once: 32 system calls for a MiB.
