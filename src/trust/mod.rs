@@ -8,6 +8,7 @@
 //! Clocks decide nothing here, for routers boot in 1970; the dates of [`ucert`] certificates are the
 //! one exception.
 
+pub mod revoke;
 pub mod ucert;
 pub mod usign;
 

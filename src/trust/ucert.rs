@@ -700,3 +700,274 @@ impl fmt::Display for Date {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// 2026-03-01 00:00:00, from which on the recorded certificates are valid for 365 days.
+    const MARCH: u64 = 1_772_323_200;
+    const YEAR: u64 = 365 * 86_400;
+
+    fn key(number: u8) -> SecretKey {
+        SecretKey::from_seed([number; 8], &[number; 32])
+    }
+
+    /// Trusts key 1, in June 2026.
+    fn trust() -> Trust {
+        let mut trust = Trust::in_any_of([key(1).public()]);
+        trust.now = i64::try_from(MARCH).unwrap() + 9_000_000;
+        trust
+    }
+
+    /// What the chain proves, of the message it was made for.
+    fn verdict(chain: &[u8], trust: &Trust) -> Result<(KeyId, Vec<KeyId>, bool), UcertError> {
+        let proof = verify(chain, trust)?;
+        let mut verifier = proof.verifier();
+        verifier.update(b"image");
+        Ok((proof.key, proof.issuers, verifier.finish()))
+    }
+
+    /// A certificate for key 2 by key 1 with these fields, and an image signed with key 2.
+    fn with_fields(fields: &[(u32, &str, &[u8])]) -> Vec<u8> {
+        let mut table = Vec::new();
+        for (kind, name, data) in fields {
+            put_named(&mut table, *kind, name, data);
+        }
+        sealed(&signed(&key(1), &table))
+    }
+
+    /// [`sign_chain`] without its checks, for images signed with key 2.
+    fn sealed(certificates: &[u8]) -> Vec<u8> {
+        let bare = sign_chain(&[], &key(2).sign(b"image")).unwrap();
+        [certificates, &bare].concat()
+    }
+
+    fn good_fields() -> Vec<(u32, &'static str, Vec<u8>)> {
+        let subject = key(2).public().to_text("two");
+        vec![
+            (U32, "certtype", AUTHORISE.to_be_bytes().to_vec()),
+            (U64, "validfrom", MARCH.to_be_bytes().to_vec()),
+            (U64, "expiresat", (MARCH + YEAR).to_be_bytes().to_vec()),
+            (STRING, "pubkey", with_nul(&subject)),
+        ]
+    }
+
+    fn borrowed<'a>(
+        fields: &'a [(u32, &'static str, Vec<u8>)],
+    ) -> Vec<(u32, &'static str, &'a [u8])> {
+        fields
+            .iter()
+            .map(|(kind, name, data)| (*kind, *name, data.as_slice()))
+            .collect()
+    }
+
+    #[test]
+    fn certificates_and_revocations_are_written_as_ucert_writes_them() {
+        let keys =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/openwrt/keys-material");
+        let read = |name: &str| fs::read(keys.join(name)).unwrap();
+        let text = |name: &str| String::from_utf8(read(name)).unwrap();
+        for (issuer, subject, file) in [
+            ("build", "build", "build.ucert"),
+            ("root", "delegate", "delegate-by-root.ucert"),
+            ("attacker", "attacker", "attacker.ucert"),
+        ] {
+            let secret = SecretKey::parse(&read(&format!("{issuer}.sec"))).unwrap();
+            let subject = text(&format!("{subject}.pub"));
+            let ours = certificate(&secret, &subject, MARCH, MARCH + YEAR);
+            assert!(ours == read(file), "{file}");
+            let public = PublicKey::parse(subject.as_bytes()).unwrap();
+            let record = format!("{file}.revoke");
+            if keys.join(&record).exists() {
+                assert!(
+                    revoke(&secret, public.id(), MARCH) == read(&record),
+                    "{record}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_chain_that_we_wrote_proves_its_keys() {
+        let first = issue(&key(1), &key(2).public(), MARCH, MARCH + YEAR);
+        let second = issue(&key(2), &key(3).public(), MARCH, MARCH + YEAR);
+        let ids = [1, 2, 3].map(|number| key(number).public().id());
+        for (certificates, signer, issuers) in [
+            (vec![], 1, vec![]),
+            (first.clone(), 2, vec![ids[0]]),
+            ([first, second].concat(), 3, vec![ids[0], ids[1]]),
+        ] {
+            let id = key(signer).public().id();
+            for (message, good) in [(b"image", true), (b"other", false)] {
+                let chain = sign_chain(&certificates, &key(signer).sign(message)).unwrap();
+                let proven = Ok((id, issuers.clone(), good));
+                assert_eq!(verdict(&chain, &trust()), proven);
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_device_would_take_or_fwtool_would_drop_is_not_written() {
+        let certificate = issue(&key(1), &key(2).public(), MARCH, MARCH + YEAR);
+        let by = |number| key(number).sign(b"image");
+        assert!(matches!(
+            sign_chain(&certificate, &by(1)),
+            Err(UcertError::OtherKey { .. })
+        ));
+        assert_eq!(
+            sign_chain(&certificate.repeat(3), &by(2)),
+            Err(UcertError::TooLong { most: 1024 })
+        );
+        let chain = sign_chain(&certificate, &by(2)).unwrap();
+        assert!(sign_chain(&chain, &by(2)).is_err());
+        let record = revoke(&key(1), key(2).public().id(), MARCH);
+        assert!(matches!(
+            sign_chain(&record, &by(2)),
+            Err(UcertError::Type { found: 2, .. })
+        ));
+        assert!(sign_chain(b"garbage", &by(2)).is_err());
+    }
+
+    #[test]
+    fn fields_have_any_order_and_unknown_ones_mean_nothing() {
+        let signer = key(2).public().id();
+        let proven = Ok((signer, vec![key(1).public().id()], true));
+        let mut fields = good_fields();
+        for _ in 0..fields.len() {
+            fields.rotate_left(1);
+            assert_eq!(verdict(&with_fields(&borrowed(&fields)), &trust()), proven);
+        }
+        fields.insert(2, (STRING, "remark", b"new\0".to_vec()));
+        fields.insert(0, (EXTENDED | 9 << 24, "", b"?".to_vec()));
+        assert_eq!(verdict(&with_fields(&borrowed(&fields)), &trust()), proven);
+    }
+
+    #[test]
+    fn a_certificate_with_a_field_missing_doubled_or_of_another_kind_is_refused() {
+        for at in 0..good_fields().len() {
+            let wrong = Err(UcertError::Field {
+                element: 1,
+                field: good_fields()[at].1,
+            });
+            let mut missing = good_fields();
+            missing.remove(at);
+            let mut doubled = good_fields();
+            doubled.push(doubled[at].clone());
+            let mut of_other_kind = good_fields();
+            of_other_kind[at].0 ^= 1 << 24;
+            let mut longer = good_fields();
+            longer[at].2.push(b' ');
+            for fields in [missing, doubled, of_other_kind, longer] {
+                let chain = with_fields(&borrowed(&fields));
+                assert_eq!(verdict(&chain, &trust()), wrong, "{fields:?}");
+            }
+        }
+        let mut cut = good_fields();
+        cut[3].2.insert(40, 0);
+        assert!(verdict(&with_fields(&borrowed(&cut)), &trust()).is_err());
+    }
+
+    #[test]
+    fn dates_are_signed_and_the_last_second_is_not_valid() {
+        let now = trust().now;
+        let id = key(2).public().id();
+        let of = |from: i64, until: i64| {
+            let mut fields = good_fields();
+            fields[1].2 = from.to_be_bytes().to_vec();
+            fields[2].2 = until.to_be_bytes().to_vec();
+            verdict(&with_fields(&borrowed(&fields)), &trust()).map(|_| ())
+        };
+        assert_eq!(of(now, now + 1), Ok(()));
+        assert_eq!(of(i64::MIN, i64::MAX), Ok(()));
+        let (from, until) = (now + 1, now);
+        assert_eq!(
+            of(from, i64::MAX),
+            Err(UcertError::NotYetValid { id, from, now })
+        );
+        assert_eq!(of(now, until), Err(UcertError::Expired { id, until, now }));
+        assert_eq!(of(-1, -1), Err(UcertError::Expired { id, until: -1, now }));
+    }
+
+    #[test]
+    fn a_clock_of_before_2020_was_never_set() {
+        let chain = sealed(&issue(&key(1), &key(2).public(), MARCH, MARCH + YEAR));
+        let at = |now| {
+            let mut trust = trust();
+            trust.now = now;
+            verdict(&chain, &trust).unwrap_err().reason()
+        };
+        assert_eq!(at(i64::MIN), Reason::ClockNotSet);
+        assert_eq!(at(CLOCK_IS_SET - 1), Reason::ClockNotSet);
+        assert_eq!(at(CLOCK_IS_SET), Reason::CertificateNotYetValid);
+    }
+
+    #[test]
+    fn a_chain_is_one_vote() {
+        let mut trust = trust();
+        trust.keys.insert(key(2).public().id(), key(2).public());
+        trust.threshold = 2.try_into().unwrap();
+        let chain = sealed(&issue(&key(1), &key(2).public(), MARCH, MARCH + YEAR));
+        assert_eq!(
+            verdict(&chain, &trust),
+            Err(UcertError::TooFew { wanted: 2 })
+        );
+    }
+
+    #[test]
+    fn a_chain_has_at_most_4095_bytes() {
+        let certificate = issue(&key(1), &key(1).public(), MARCH, MARCH + YEAR);
+        let bare = sign_chain(&[], &key(1).sign(b"image")).unwrap();
+        let of = |count| {
+            verdict(
+                &[certificate.repeat(count), bare.clone()].concat(),
+                &trust(),
+            )
+        };
+        let most = (MAX_CHAIN - bare.len()) / certificate.len();
+        assert!(of(most).is_ok());
+        assert_eq!(of(most + 1), Err(UcertError::TooLong { most: MAX_CHAIN }));
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        // As `date -u -d @SECONDS` says.
+        for (seconds, date) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (68_255_999, "1972-02-29 23:59:59 UTC"),
+            (951_868_800, "2000-03-01 00:00:00 UTC"),
+            (1_577_836_799, "2019-12-31 23:59:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+            (253_402_300_799, "9999-12-31 23:59:59 UTC"),
+            (253_402_300_800, "253402300800 s since 1970"),
+            (i64::MIN, "-9223372036854775808 s since 1970"),
+        ] {
+            assert_eq!(Date(seconds).to_string(), date);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_and_none_verify(
+            bytes in proptest::collection::vec(any::<u8>(), 0..600),
+            at in 0_usize..520,
+            chain_first in any::<bool>(),
+        ) {
+            let chain = sealed(&issue(&key(1), &key(2).public(), MARCH, MARCH + YEAR));
+            let mut spoilt = bytes;
+            if chain_first {
+                spoilt = chain.iter().copied().take(at).chain(spoilt).collect();
+            }
+            prop_assert!(spoilt == chain || verify(&spoilt, &trust()).is_err());
+            let mut fields = Vec::new();
+            put_blob(&mut fields, TABLE, &spoilt);
+            let _ = verify(&sealed(&signed(&key(1), &spoilt)), &trust());
+            let _ = verify(&sealed(&signed(&key(1), &fields)), &trust());
+        }
+    }
+}
