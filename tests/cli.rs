@@ -122,6 +122,7 @@ impl Site {
             generated: std::collections::BTreeMap::new(),
             block_size: 4096,
             encoding: Encoding::Plain,
+            openwrt: false,
         };
         change(&mut spec);
         let path = self.path("image.bin");

@@ -3,11 +3,13 @@
 //! It is a program of its own so that no router carries code that signs.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -15,15 +17,20 @@ use sysupgrade_rs::config::engine::ENGINE;
 use sysupgrade_rs::config::steps::{self, CompileError, StepSet};
 use sysupgrade_rs::files::{self, FileError, NewFile};
 use sysupgrade_rs::image::manifest::DEFAULT_BLOCK_SIZE;
+use sysupgrade_rs::image::openwrt::metadata::Version;
 use sysupgrade_rs::image::{
-    self, BuildError, Encoding, ImageError, Inspection, PartSource, Spec, Unverified,
+    self, BuildError, Encoding, ImageError, Inspection, OpenWrtSigner, PartSource, Spec, Unverified,
 };
-use sysupgrade_rs::report::ExitCode;
-use sysupgrade_rs::trust::usign::{self, SecretKey, UsignError};
+use sysupgrade_rs::report::{ExitCode, printable};
+use sysupgrade_rs::trust::ucert;
+use sysupgrade_rs::trust::usign::{self, PublicKey, SecretKey, UsignError};
 use thiserror::Error;
 
 /// How much is written to the image at a time.
 const WRITE_BUFFER: usize = 64 << 10;
+
+/// As long as the certificates of `ucert` are valid.
+const VALID_DAYS: u32 = 365;
 
 /// Make, sign and show images for sysupgrade-rs.
 ///
@@ -38,6 +45,7 @@ struct CommandLine {
 #[derive(Subcommand)]
 enum Command {
     Keygen(Keygen),
+    Certify(Certify),
     Build(Build),
     Sign(Sign),
     Inspect(Inspect),
@@ -56,6 +64,35 @@ struct Keygen {
     /// Says whose key it is [default: its fingerprint]
     #[arg(long, value_name = "TEXT")]
     comment: Option<String>,
+    /// File for a certificate of the key by itself; it must not exist
+    #[arg(long, value_name = "FILE")]
+    cert: Option<PathBuf>,
+    /// Days that the certificate is valid
+    #[arg(long, value_name = "N", default_value_t = VALID_DAYS, requires = "cert")]
+    days: u32,
+}
+
+/// Make a certificate for stock OpenWrt, valid from SOURCE_DATE_EPOCH or now on
+#[derive(Args)]
+struct Certify {
+    /// Secret key that signs the certificate
+    #[arg(long, value_name = "SECRET")]
+    key: PathBuf,
+    /// Public key it is for [default: the one that signs]
+    #[arg(long, value_name = "PUBLIC")]
+    subject: Option<PathBuf>,
+    /// Certificates of the key that signs, which go before it
+    #[arg(long, value_name = "FILE")]
+    chain: Option<PathBuf>,
+    /// Days that the certificate is valid
+    #[arg(long, value_name = "N", default_value_t = VALID_DAYS)]
+    days: u32,
+    /// File for the record that revokes the key it is for: to be kept until it is needed
+    #[arg(long, value_name = "FILE")]
+    revocation: Option<PathBuf>,
+    /// The certificate
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
 }
 
 /// Make an image; the same inputs always give the same bytes
@@ -97,6 +134,38 @@ struct Build {
     /// The image
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
+    #[command(flatten, next_help_heading = "For stock OpenWrt")]
+    openwrt: ForOpenWrt,
+}
+
+#[derive(Args)]
+struct ForOpenWrt {
+    /// Let stock OpenWrt install the image, too: metadata at its end, parts plain and named kernel,
+    /// root or dtb
+    #[arg(long)]
+    openwrt_metadata: bool,
+    /// Distribution, for people
+    #[arg(long, value_name = "NAME", requires = "openwrt_metadata")]
+    #[arg(default_value = "OpenWrt")]
+    dist: String,
+    /// Version, for people [default: the version]
+    #[arg(long, value_name = "VERSION", requires = "openwrt_metadata")]
+    release: Option<String>,
+    /// Revision of the sources, for people
+    #[arg(long, value_name = "REVISION", requires = "openwrt_metadata")]
+    revision: Option<String>,
+    /// Target it was built for, for people
+    #[arg(long, value_name = "TARGET", requires = "openwrt_metadata")]
+    target: Option<String>,
+    /// What stock OpenWrt tells people whose device has another compatibility version
+    #[arg(long, value_name = "TEXT", requires = "openwrt_metadata")]
+    compat_message: Option<String>,
+    /// Secret key to sign with for stock OpenWrt
+    #[arg(long, value_name = "SECRET", requires = "openwrt_metadata")]
+    openwrt_key: Option<PathBuf>,
+    /// Certificates for that key; without them its public half must be on the device
+    #[arg(long, value_name = "FILE", requires = "openwrt_key")]
+    openwrt_cert: Option<PathBuf>,
 }
 
 /// Check an image and add signatures to it
@@ -153,6 +222,13 @@ enum PackError {
     Key { path: PathBuf, source: UsignError },
     #[error("{} exists already, and a key that is overwritten is lost", path.display())]
     KeyExists { path: PathBuf },
+    #[error(
+        "SOURCE_DATE_EPOCH is `{}`: not a number of seconds since 1970",
+        printable(text)
+    )]
+    Epoch { text: String },
+    #[error("the clock is before 1970")]
+    Clock,
     #[error("cannot write the answer")]
     Answer(#[from] io::Error),
 }
@@ -211,6 +287,7 @@ fn complain(error: &dyn Error) {
 fn run(command: Command) -> Result<(), PackError> {
     match command {
         Command::Keygen(args) => keygen(&args),
+        Command::Certify(args) => certify(&args),
         Command::Build(args) => build(args),
         Command::Sign(args) => sign(&args),
         Command::Inspect(args) => inspect(&args),
@@ -219,7 +296,7 @@ fn run(command: Command) -> Result<(), PackError> {
 }
 
 fn keygen(args: &Keygen) -> Result<(), PackError> {
-    for path in [&args.secret, &args.public] {
+    for path in [&args.secret, &args.public].into_iter().chain(&args.cert) {
         if files::exists(path) {
             return Err(PackError::KeyExists { path: path.clone() });
         }
@@ -232,8 +309,57 @@ fn keygen(args: &Keygen) -> Result<(), PackError> {
     files::replace(&args.secret, text.as_bytes(), 0o600)?;
     let text = public.to_text(&format!("{comment} public key"));
     files::replace(&args.public, text.as_bytes(), 0o644)?;
+    if let Some(path) = &args.cert {
+        let certificate = certificate(&secret, &public, now()?, args.days);
+        files::replace(path, &certificate, 0o644)?;
+    }
     writeln!(io::stdout(), "{id}")?;
     Ok(())
+}
+
+fn certify(args: &Certify) -> Result<(), PackError> {
+    let secret = read_key(&args.key)?;
+    let subject = match &args.subject {
+        Some(path) => {
+            PublicKey::parse(&files::read(path, usign::MAX_KEY_FILE)?).map_err(at(path))?
+        }
+        None => secret.public(),
+    };
+    let mut certificates = match &args.chain {
+        Some(path) => files::read(path, ucert::MAX_CHAIN as u64)?,
+        None => Vec::new(),
+    };
+    let now = now()?;
+    certificates.extend(certificate(&secret, &subject, now, args.days));
+    files::replace(&args.output, &certificates, 0o644)?;
+    if let Some(path) = &args.revocation {
+        let record = ucert::revoke(&secret, subject.id(), now);
+        files::replace(path, &record, 0o644)?;
+    }
+    Ok(())
+}
+
+fn certificate(secret: &SecretKey, subject: &PublicKey, now: u64, days: u32) -> Vec<u8> {
+    const DAY: u64 = 24 * 60 * 60;
+    let until = now.saturating_add(u64::from(days) * DAY);
+    ucert::issue(secret, subject, now, until)
+}
+
+/// Seconds since 1970. SOURCE_DATE_EPOCH makes builds reproducible:
+/// <https://reproducible-builds.org/specs/source-date-epoch/>.
+fn now() -> Result<u64, PackError> {
+    match env::var_os("SOURCE_DATE_EPOCH") {
+        Some(text) => text
+            .to_str()
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| PackError::Epoch {
+                text: text.to_string_lossy().into_owned(),
+            }),
+        None => SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map(|since| since.as_secs())
+            .map_err(|_| PackError::Clock),
+    }
 }
 
 fn random<const N: usize>() -> Result<[u8; N], FileError> {
@@ -246,14 +372,16 @@ fn random<const N: usize>() -> Result<[u8; N], FileError> {
 }
 
 fn read_keys(paths: &[PathBuf]) -> Result<Vec<SecretKey>, PackError> {
-    let read = |path: &PathBuf| {
-        let file = files::read(path, usign::MAX_KEY_FILE)?;
-        SecretKey::parse(&file).map_err(|source| PackError::Key {
-            path: path.clone(),
-            source,
-        })
-    };
-    paths.iter().map(read).collect()
+    paths.iter().map(|path| read_key(path)).collect()
+}
+
+fn read_key(path: &Path) -> Result<SecretKey, PackError> {
+    SecretKey::parse(&files::read(path, usign::MAX_KEY_FILE)?).map_err(at(path))
+}
+
+fn at(path: &Path) -> impl FnOnce(UsignError) -> PackError {
+    let path = path.to_owned();
+    |source| PackError::Key { path, source }
 }
 
 fn build(args: Build) -> Result<(), PackError> {
@@ -263,6 +391,10 @@ fn build(args: Build) -> Result<(), PackError> {
         let steps = steps::compile(dir)?;
         generated.insert(PathBuf::from(StepSet::PATH), steps.to_json());
     }
+    let for_openwrt = match args.openwrt.openwrt_metadata {
+        true => Some(for_openwrt(args.openwrt, &args.version, &args.board)?),
+        false => None,
+    };
     let spec = Spec {
         boards: args.board,
         version: args.version,
@@ -279,29 +411,71 @@ fn build(args: Build) -> Result<(), PackError> {
         } else {
             Encoding::Plain
         },
+        openwrt: for_openwrt.is_some(),
     };
-    write_image(&args.output, |out| {
-        image::build(&spec, &keys, out).map(|_| ())
+    write_image(&args.output, |file| {
+        let manifest = write_buffered(file, |out| image::build(&spec, &keys, out))?;
+        match &for_openwrt {
+            Some(about) => image::add_openwrt(file, &manifest, about),
+            None => Ok(()),
+        }
+    })
+}
+
+fn for_openwrt(
+    args: ForOpenWrt,
+    version: &str,
+    boards: &[String],
+) -> Result<image::OpenWrt, PackError> {
+    let signer = match &args.openwrt_key {
+        Some(path) => Some(OpenWrtSigner {
+            key: read_key(path)?,
+            certificates: match &args.openwrt_cert {
+                Some(path) => files::read(path, ucert::MAX_CHAIN as u64)?,
+                None => Vec::new(),
+            },
+        }),
+        None => None,
+    };
+    Ok(image::OpenWrt {
+        version: Version {
+            dist: Some(args.dist),
+            version: Some(args.release.unwrap_or_else(|| version.to_owned())),
+            revision: args.revision,
+            target: args.target,
+            board: boards.first().map(|board| board.replace(',', "_")),
+        },
+        compat_message: args.compat_message,
+        signer,
     })
 }
 
 fn sign(args: &Sign) -> Result<(), PackError> {
     let keys = read_keys(&args.key)?;
-    write_image(&args.image, |out| image::sign(&args.image, &keys, out))
+    write_image(&args.image, |file| {
+        write_buffered(file, |out| image::sign(&args.image, &keys, out))
+    })
 }
 
 /// The image appears whole under its name, or what was there before stays.
 fn write_image(
     path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), BuildError>,
+    write: impl FnOnce(&mut NewFile) -> Result<(), BuildError>,
 ) -> Result<(), PackError> {
     let mut file = NewFile::create(path, 0o644)?;
-    let mut out = BufWriter::with_capacity(WRITE_BUFFER, &mut file);
-    write(&mut out)?;
-    out.flush().map_err(BuildError::Write)?;
-    drop(out);
+    write(&mut file)?;
     file.commit()?;
     Ok(())
+}
+
+fn write_buffered<T>(
+    file: &mut NewFile,
+    write: impl FnOnce(&mut dyn Write) -> Result<T, BuildError>,
+) -> Result<T, BuildError> {
+    let mut out = BufWriter::with_capacity(WRITE_BUFFER, file);
+    let answer = write(&mut out)?;
+    out.flush()?;
+    Ok(answer)
 }
 
 fn steps(args: &Steps) -> Result<(), PackError> {

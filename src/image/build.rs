@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -19,11 +19,16 @@ use super::blocks::{DEFLATE_OVERHEAD, Entry};
 use super::error::ImageError;
 use super::header::{self, Kind, TAR_BLOCK};
 use super::manifest::{Encoding, MAX_CONFIG, Manifest, MemberInfo, PartInfo};
+use super::openwrt::compat::Compat;
+use super::openwrt::fwtool::{self, FwtoolError, New};
+use super::openwrt::metadata::{Metadata, MetadataError, Version};
 use super::read::Unverified;
 use super::{CONFIG, CONTROL, MANIFEST, SIGNATURES, directory};
 use crate::digest::{Digest, Hasher};
 use crate::files::{self, FileError, InPlace};
+use crate::report::printable;
 use crate::trust::Trust;
+use crate::trust::ucert::{self, UcertError};
 use crate::trust::usign::{KeyId, SecretKey, Signature};
 
 /// What goes into an image.
@@ -51,6 +56,39 @@ pub struct Spec {
     pub block_size: u32,
     /// How blocks are stored.
     pub encoding: Encoding,
+    /// Lay it out so that the flashers of stock OpenWrt can install it, too: what they read is
+    /// `sysupgrade-BOARD/CONTROL`, `kernel`, `root` and `dtb`, and each goes to the flash as it is
+    /// stored. `root` is then filled up with zeros to a multiple of 1 KiB.
+    pub openwrt: bool,
+}
+
+/// Members of a sysupgrade tar that some flasher of stock OpenWrt writes.
+const OPENWRT_PARTS: [&str; 3] = ["kernel", ROOT, "dtb"];
+
+/// The part with the root file system, in a sysupgrade tar.
+const ROOT: &str = "root";
+
+/// OpenWrt's build fills up the root file system to a multiple of this: squashfs reads its device in
+/// such units, and the tail of a volume that does not end with one cannot be read.
+const ROOT_UNIT: usize = 1024;
+
+/// What stock OpenWrt is told of an image, beside what the manifest says.
+pub struct OpenWrt {
+    /// For people.
+    pub version: Version,
+    /// What people are told whose device has another compatibility version.
+    pub compat_message: Option<String>,
+    /// Who signs the image for stock OpenWrt, if anybody.
+    pub signer: Option<OpenWrtSigner>,
+}
+
+/// A key, and the certificates that make stock OpenWrt accept it.
+pub struct OpenWrtSigner {
+    /// The key.
+    pub key: SecretKey,
+    /// A ucert file that ends in a certificate for the key. Empty if the key itself will be in the
+    /// key directory of the device; such a signature never expires.
+    pub certificates: Vec<u8>,
 }
 
 /// A file that becomes a part.
@@ -113,6 +151,29 @@ pub enum BuildError {
         /// The image.
         path: PathBuf,
     },
+    /// Stock OpenWrt cannot inflate a part.
+    #[error(
+        "stock OpenWrt would flash deflated parts as they are: an image for it has plain parts"
+    )]
+    DeflatedForOpenWrt,
+    /// Stock OpenWrt would install the other parts and leave this one out, in silence.
+    #[error(
+        "stock OpenWrt would not install the part `{}`: of an image it knows kernel, root and dtb",
+        printable(name)
+    )]
+    PartForOpenWrt {
+        /// Name of the part.
+        name: String,
+    },
+    /// The metadata makes no sense.
+    #[error("stock OpenWrt would not accept the image")]
+    OpenWrtMetadata(#[from] MetadataError),
+    /// A chunk cannot be added.
+    #[error(transparent)]
+    Fwtool(#[from] FwtoolError),
+    /// The certificates do not fit the key, or not into an image.
+    #[error(transparent)]
+    Ucert(#[from] UcertError),
     /// The image cannot be written.
     #[error("cannot write the image")]
     Write(#[from] io::Error),
@@ -126,6 +187,9 @@ pub enum BuildError {
 pub fn build(spec: &Spec, keys: &[SecretKey], out: &mut dyn Write) -> Result<Manifest, BuildError> {
     let board = spec.boards.first().map(String::as_str).unwrap_or_default();
     let directory = directory(board);
+    if spec.openwrt {
+        check_openwrt(spec)?;
+    }
     let control = format!("BOARD={}\n", board.replace(',', "_")).into_bytes();
     let config = match (&spec.defaults, spec.generated.keys().next()) {
         (Some(root), _) => Some(pack_tree(root, &spec.generated)?),
@@ -168,6 +232,48 @@ pub fn build(spec: &Spec, keys: &[SecretKey], out: &mut dyn Write) -> Result<Man
     }
     out.end()?;
     Ok(manifest)
+}
+
+/// That stock OpenWrt would install the same as we do.
+fn check_openwrt(spec: &Spec) -> Result<(), BuildError> {
+    if spec.encoding == Encoding::Deflate {
+        return Err(BuildError::DeflatedForOpenWrt);
+    }
+    let unknown = |part: &&PartSource| !OPENWRT_PARTS.contains(&part.name.as_str());
+    match spec.parts.iter().find(unknown) {
+        Some(part) => Err(BuildError::PartForOpenWrt {
+            name: part.name.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Adds to the image in `file`, which has this manifest, what stock OpenWrt wants to find at the end:
+/// its metadata, and the signature over all before it.
+///
+/// # Errors
+/// [`BuildError`]; the file is then no image.
+pub fn add_openwrt<F: Read + Write + Seek>(
+    file: &mut F,
+    manifest: &Manifest,
+    about: &OpenWrt,
+) -> Result<(), BuildError> {
+    let metadata = Metadata {
+        compat: Compat::parse(&manifest.compat).map_err(|source| MetadataError::Compat {
+            text: printable(&manifest.compat),
+            source,
+        })?,
+        compat_message: about.compat_message.clone(),
+        devices: manifest.boards.clone(),
+        version: about.version.clone(),
+    };
+    fwtool::append(file, New::Info(&metadata.to_json()))?;
+    if let Some(signer) = &about.signer {
+        let signature = signer.key.sign_stream(file)?;
+        let chain = ucert::sign_chain(&signer.certificates, &signature)?;
+        fwtool::append(file, New::Signature(&chain))?;
+    }
+    Ok(())
 }
 
 /// The tar that is written.
@@ -272,7 +378,7 @@ fn measure(source: &PartSource, spec: &Spec) -> Result<(PartInfo, Vec<u8>), Buil
     let mut table = Vec::new();
     let (mut raw_size, mut stored_size) = (0, 0);
     let (mut raw_hasher, mut stored_hasher) = (Hasher::new(), Hasher::new());
-    each_block(&source.path, spec, |raw, stored| {
+    each_block(source, spec, |raw, stored| {
         raw_size += raw.len() as u64;
         stored_size += stored.len() as u64;
         raw_hasher.update(raw);
@@ -311,7 +417,7 @@ fn write_part(
 ) -> Result<(), BuildError> {
     let mut hasher = Hasher::new();
     let mut size = 0;
-    each_block(&source.path, spec, |_, stored| {
+    each_block(source, spec, |_, stored| {
         hasher.update(stored);
         size += stored.len() as u64;
         out.write_all(stored)
@@ -326,11 +432,13 @@ fn write_part(
 
 /// Calls `f` with each block of a file, raw and as it is stored.
 fn each_block(
-    path: &Path,
+    source: &PartSource,
     spec: &Spec,
     mut f: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
 ) -> Result<(), BuildError> {
+    let path = &source.path;
     let mut file = File::open(path).map_err(FileError::at("open", path))?;
+    let fill_up = spec.openwrt && source.name == ROOT;
     let mut compress = Compress::new(Compression::best(), false);
     let mut raw = Vec::new();
     let mut deflated = Vec::new();
@@ -342,6 +450,10 @@ fn each_block(
             .map_err(FileError::at("read", path))?;
         if count == 0 {
             return Ok(());
+        }
+        if fill_up {
+            // Only the last block can be short, and a whole one is a multiple already.
+            raw.resize(raw.len().next_multiple_of(ROOT_UNIT), 0);
         }
         match spec.encoding {
             Encoding::Plain => f(&raw, &raw)?,

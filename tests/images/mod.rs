@@ -97,6 +97,7 @@ pub fn spec(dir: &Path, encoding: Encoding) -> Spec {
         generated: BTreeMap::new(),
         block_size: u32::try_from(BLOCK).unwrap(),
         encoding,
+        openwrt: false,
     }
 }
 

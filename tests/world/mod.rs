@@ -177,6 +177,7 @@ impl World {
             generated: std::collections::BTreeMap::new(),
             block_size: BLOCK_SIZE,
             encoding: Encoding::Plain,
+            openwrt: false,
         };
         change(&mut spec);
         let mut bytes = Vec::new();
