@@ -33,7 +33,7 @@ use crate::trial;
 /// What first boot did.
 #[derive(Debug)]
 pub enum FirstBoot {
-    /// Nothing to do: this slot is not on trial. With the message of a fall back noticed just now.
+    /// Nothing to do: no install of ours has put this slot on trial. With the message of a fall back noticed just now.
     Settled(Option<String>),
     /// The slot is on trial and its configuration was brought over before.
     AlreadyDone,
@@ -116,7 +116,7 @@ fn on_trial(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {
         .installed(machine.running)
         .map_err(MachineError::from)?
     else {
-        return Ok(FirstBoot::AlreadyDone); // not our trial: somebody else's boot script counts it
+        return Ok(FirstBoot::Settled(None)); // not our trial: somebody else's boot script counts it
     };
     let overlay = machine.overlay(machine.running);
     let overlay = overlay.map_err(MachineError::from)?;
@@ -149,7 +149,7 @@ fn bring_over(
     let Some(archive) = &installed.archive else {
         return match overlay {
             Some(overlay) => start_empty(overlay),
-            None => Ok(FirstBoot::AlreadyDone),
+            None => Ok(FirstBoot::Defaults),
         };
     };
     let name = machine.name(machine.running);
@@ -181,10 +181,9 @@ fn bring_over(
 /// what this system has written itself.
 fn start_empty(overlay: &Path) -> Result<FirstBoot, ConfigError> {
     let upper = overlay.join("upper");
-    if files::is_dir(&upper) {
-        return Ok(FirstBoot::AlreadyDone);
+    if !files::is_dir(&upper) {
+        files::make_dirs(&upper, 0o755)?;
     }
-    files::make_dirs(&upper, 0o755)?;
     Ok(FirstBoot::Defaults)
 }
 
