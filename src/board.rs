@@ -5,7 +5,7 @@
 //! the promises: exactly two slots, of the same parts, that share neither a part nor an overlay nor
 //! anything with what outlives both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::de::{DeTable, DeValue};
 
+use crate::report::printable;
 use crate::slots::{MAX_TRIES, Slot};
 
 /// The board file that is used where none is installed: files stand for the flash.
@@ -228,15 +229,153 @@ impl TryFrom<RawStore> for Store {
 }
 
 /// How the variables of a boot environment say which slot boots.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Layout {
-    /// `BOOT_ORDER`, `BOOT_A_LEFT`, `BOOT_B_LEFT`.
+    /// `"order"`: `BOOT_ORDER`, `BOOT_A_LEFT`, `BOOT_B_LEFT`.
     #[default]
     Order,
-    /// `boot_part`, as Linksys has it; see [`crate::boot::boot_part`] for what it cannot do. Only in a
-    /// U-Boot environment.
-    BootPart,
+    /// A table: one variable names the slot. Only in a U-Boot environment.
+    Switch(Switch),
+}
+
+impl<'de> Deserialize<'de> for Layout {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match WordOr::deserialize(deserializer)? {
+            WordOr::Word(word) if word == "order" => Ok(Self::Order),
+            WordOr::Word(word) => Err(D::Error::custom(format!(
+                "layout `{word}` is neither \"order\" nor a switch"
+            ))),
+            WordOr::Table(switch) => Ok(Self::Switch(switch)),
+        }
+    }
+}
+
+/// `[boot.layout]`: a variable that names the slot that boots, and what goes with it. See
+/// [`crate::boot::switch`] for what such boot loaders cannot do.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Switch {
+    /// Its name.
+    pub variable: String,
+    /// Its values, by slot.
+    pub values: [String; 2],
+    /// The value that the boot loader takes it for where it is not there.
+    #[serde(default)]
+    pub absent: Option<String>,
+    /// Variables that are set along with it.
+    #[serde(default)]
+    pub along: BTreeMap<String, Along>,
+    /// How the boot loader counts the boots of a trial, if it does.
+    #[serde(default)]
+    pub counter: Option<Counter>,
+}
+
+impl Switch {
+    /// The value that stands for a slot.
+    #[must_use]
+    pub fn value(&self, slot: Slot) -> &str {
+        &self.values[slot.index()]
+    }
+
+    /// Each variable has one meaning and values that an environment can hold.
+    fn check(&self) -> Result<(), Breach> {
+        let [first, second] = &self.values;
+        if first == second {
+            return breach(
+                "boot.layout.values",
+                format!("`{first}` stands for both slots"),
+            );
+        }
+        if let Some(absent) = &self.absent
+            && !self.values.contains(absent)
+        {
+            return breach(
+                "boot.layout.absent",
+                format!("`{absent}` is not one of the values"),
+            );
+        }
+        let counter = self.counter.iter().flat_map(|counter| {
+            let limit = counter.limit.iter();
+            [&counter.armed, &counter.count].into_iter().chain(limit)
+        });
+        let counter = counter.map(|name| ("boot.layout.counter", name));
+        let along = self.along.keys().map(|name| ("boot.layout.along", name));
+        let mut seen = BTreeSet::new();
+        for (at, name) in [("boot.layout.variable", &self.variable)]
+            .into_iter()
+            .chain(along)
+            .chain(counter)
+        {
+            if name.is_empty() || name.contains(|c: char| c == '=' || c.is_control()) {
+                return breach(at, format!("`{name}` is no name for a variable"));
+            }
+            if name.starts_with(OURS) {
+                return breach(at, format!("{name} is a variable of sysupgrade-rs itself"));
+            }
+            if !seen.insert(name) {
+                return breach(at, format!("variable {name} stands for two things"));
+            }
+        }
+        let along = self.along.values().flat_map(|along| match along {
+            Along::Always(value) => std::slice::from_ref(value),
+            Along::BySlot(values) => values,
+        });
+        for (at, value) in along.map(|value| ("boot.layout.along", value)).chain(
+            self.values
+                .iter()
+                .map(|value| ("boot.layout.values", value)),
+        ) {
+            // U-Boot takes a variable without a value for none at all.
+            if value.is_empty() || value.contains(char::is_control) {
+                return breach(
+                    at,
+                    format!("`{}` is no value for a variable", printable(value)),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names of variables that begin so are ours: conditions, records.
+const OURS: &str = "sysupgrade_";
+
+/// The value of a variable that is set along with the switch.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Along {
+    /// Whichever slot boots.
+    Always(String),
+    /// By the slot that boots.
+    BySlot([String; 2]),
+}
+
+impl Along {
+    /// The value where this slot boots.
+    #[must_use]
+    pub fn of(&self, slot: Slot) -> &str {
+        match self {
+            Self::Always(value) => value,
+            Self::BySlot(values) => &values[slot.index()],
+        }
+    }
+}
+
+/// `[boot.layout.counter]`: variables of a boot loader that counts the boots of a trial, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counter {
+    /// `1` while boots are counted, else `0`: `upgrade_available` of U-Boot.
+    pub armed: String,
+    /// Boots so far; the loader raises it before it boots: `bootcount` of U-Boot.
+    pub count: String,
+    /// With a greater count the other slot boots: `bootlimit` of U-Boot. Without it the loader has the
+    /// number in itself, and `tries` must be the same.
+    #[serde(default)]
+    pub limit: Option<String>,
+    /// What the loader runs then: `altbootcmd` of U-Boot. It must be in the environment, or in `along`.
+    #[serde(default)]
+    pub fallback: Option<String>,
 }
 
 /// How the running slot is known.
@@ -670,6 +809,9 @@ impl Board {
 
     /// U-Boot has one environment or two equal copies.
     fn check_uboot_env(&self) -> Result<(), Breach> {
+        if let Layout::Switch(switch) = &self.boot.layout {
+            switch.check()?;
+        }
         let stores = &self.boot.store;
         if self.boot.fw_env_config.is_some() {
             return match stores.is_empty() {

@@ -100,9 +100,15 @@ fn under_lock(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {
     let installed = machine.installed(machine.running);
     let installed = installed.map_err(MachineError::from)?;
     let is_settled = installed.is_none_or(|installed| installed.stage == Stage::Good);
-    if !is_settled && matches!(standing, Standing::Good | Standing::OnTrial(_)) {
+    let is_doubtful = match standing {
         // Power may have gone while this state was stored, or the one after it: it was read right this
         // time. It is made to be so the next time, before anything relies on it.
+        Standing::Good | Standing::OnTrial(_) => !is_settled,
+        // The boot loader went back in its own way, and may still count: see `boot::switch`.
+        Standing::FellBack => true,
+        _ => false,
+    };
+    if is_doubtful {
         machine.boot.store(&state).map_err(MachineError::from)?;
     }
     match standing {

@@ -210,7 +210,7 @@ pub fn uboot_env(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Result<Ub
         None => board.boot.store.clone(),
     };
     let env = UbootEnv::new(root, stores, slot_names(board), Rc::clone(chips));
-    Ok(env.with_layout(board.boot.layout))
+    Ok(env.with_layout(&board.boot.layout, board.boot.tries))
 }
 
 /// An environment that is found when it is read or written, not before: a machine whose environment is

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use super::BootError;
 use super::order::Order;
-use super::{BootError, boot_part};
+use super::switch::Switch;
 use crate::board;
 use crate::slots::BootState;
 
@@ -11,27 +12,23 @@ use crate::slots::BootState;
 #[derive(Clone, Debug)]
 pub(super) enum Layout {
     Order(Order),
-    BootPart,
+    Switch(Switch),
 }
 
 impl Layout {
-    /// For slots of these names, in the order of the board file.
-    pub(super) fn new(layout: board::Layout, names: [String; 2]) -> Self {
+    /// For slots of these names, in the order of the board file, and trials of so many boots.
+    pub(super) fn new(layout: &board::Layout, names: [String; 2], tries: u8) -> Self {
         match layout {
             board::Layout::Order => Self::Order(Order::new(names)),
-            board::Layout::BootPart => Self::BootPart,
+            board::Layout::Switch(switch) => Self::Switch(Switch::new(switch.clone(), tries)),
         }
     }
 
-    /// The variables that stand for a state, with their values; `get` knows the present ones.
-    pub(super) fn variables(
-        &self,
-        state: &BootState,
-        get: impl Fn(&str) -> Option<Vec<u8>>,
-    ) -> Vec<(String, String)> {
+    /// The variables that stand for a state, with their values.
+    pub(super) fn variables(&self, state: &BootState) -> Vec<(String, String)> {
         match self {
             Self::Order(order) => order.variables(state).into(),
-            Self::BootPart => boot_part::variables(state, get),
+            Self::Switch(switch) => switch.variables(state),
         }
     }
 
@@ -43,7 +40,7 @@ impl Layout {
     ) -> Result<BootState, BootError> {
         match self {
             Self::Order(order) => order.read(store, get),
-            Self::BootPart => boot_part::read(store, get),
+            Self::Switch(switch) => switch.read(store, get),
         }
     }
 }

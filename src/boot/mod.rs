@@ -3,11 +3,11 @@
 //! A backend is a codec: it turns the bytes of one store into a [`BootState`] and back, and
 //! preserves what it does not know byte for byte. What the state *means* is in [`crate::slots`].
 
-pub mod boot_part;
 pub mod fw_env_config;
 mod grub_env;
 mod layout;
 mod order;
+pub mod switch;
 pub mod uboot_env;
 
 use std::path::PathBuf;

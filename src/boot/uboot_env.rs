@@ -57,7 +57,7 @@ use crate::board::{self, MAX_ENVIRONMENT, Store};
 use crate::files::below;
 use crate::flash::Chips;
 use crate::report::printable;
-use crate::slots::BootState;
+use crate::slots::{BootState, MAX_TRIES};
 use medium::{Flags, Health, Medium, Purpose, System};
 
 const CRC_LEN: usize = 4;
@@ -285,16 +285,16 @@ impl UbootEnv {
         Self {
             root: root.to_owned(),
             stores,
-            layout: Layout::new(board::Layout::Order, names.clone()),
+            layout: Layout::new(&board::Layout::Order, names.clone(), MAX_TRIES),
             names,
             chips,
         }
     }
 
-    /// With this layout.
+    /// With this layout, and trials of so many boots.
     #[must_use]
-    pub fn with_layout(mut self, layout: board::Layout) -> Self {
-        self.layout = Layout::new(layout, self.names.clone());
+    pub fn with_layout(mut self, layout: &board::Layout, tries: u8) -> Self {
+        self.layout = Layout::new(layout, self.names.clone(), tries);
         self
     }
 
@@ -489,8 +489,7 @@ impl Bootloader for UbootEnv {
 
     fn store(&mut self, state: &BootState) -> Result<(), BootError> {
         self.replace(|environment| {
-            let get = |name: &str| environment.get(name).map(<[u8]>::to_vec);
-            for (name, value) in self.layout.variables(state, get) {
+            for (name, value) in self.layout.variables(state) {
                 environment.set(&name, &value);
             }
         })

@@ -52,7 +52,7 @@ pub fn simulated(board: &Board, raw: Raw, seed: u64) -> (Board, Chips) {
     board.boot.running = Running::CommandLine("sysupgrade.slot".to_owned());
     board.boot.reboot = Vec::new();
     board.boot.tries = 3;
-    // The boot loader that is played here counts tries; that of `boot-part` does as it likes.
+    // The boot loader that is played here counts tries.
     board.boot.layout = Layout::Order;
     if board.boot.fw_env_config.take().is_some() {
         let store = Store {
