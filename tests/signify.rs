@@ -205,57 +205,6 @@ fn an_image_made_by_other_tools_is_an_image() {
     assert_eq!(outcome.parts, [("root".to_owned(), root.clone())]);
 }
 
-fn vectors() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/usign")
-}
-
-#[test]
-fn a_signature_is_accepted_if_both_tools_accept_it_and_nobody_has_forged_it() {
-    let dir = vectors();
-    let read =
-        |case: &Value, field: &str| fs::read(dir.join(case[field].as_str().unwrap())).unwrap();
-    let cases: Vec<Value> =
-        serde_json::from_slice(&fs::read(dir.join("expected.json")).unwrap()).unwrap();
-    let mut accepted = Vec::new();
-    let mut refused = Vec::new();
-    for case in &cases {
-        let name = case["name"].as_str().unwrap();
-        let message = read(case, "message");
-        let ours = if case["pubkey"].is_string() {
-            let public = PublicKey::parse(&read(case, "pubkey")).unwrap();
-            Signature::parse_all(&read(case, "signature")).is_ok_and(|all| {
-                !all.is_empty() && all.iter().all(|one| public.verifies(&message, one))
-            })
-        } else {
-            let keys = dir.join(case["keydir"].as_str().unwrap());
-            let all = Signature::parse_all(&read(case, "signature")).unwrap();
-            trust::load(&[keys], 1, 0).is_ok_and(|trust| trust.verify(&message, &all).is_ok())
-        };
-        let both = [&case["usign"], &case["signify"]]
-            .iter()
-            .all(|exit| exit.is_null() || **exit == 0);
-        // Both tools let pass an `s` that is not reduced: a second signature from a first one.
-        assert_eq!(ours, both && name != "s-plus-l", "{name}");
-        if ours { &mut accepted } else { &mut refused }.push(name);
-    }
-    assert_eq!(accepted.len(), 9, "{accepted:?}");
-    assert_eq!(refused.len(), 16, "{refused:?}");
-}
-
-#[test]
-fn secret_keys_of_both_tools_sign_what_their_public_keys_verify() {
-    for tool in ["build", "signify"] {
-        let keys = vectors().join("keys");
-        let secret = SecretKey::parse(&fs::read(keys.join(format!("{tool}.sec"))).unwrap());
-        let public = PublicKey::parse(&fs::read(keys.join(format!("{tool}.pub"))).unwrap());
-        let (secret, public) = (secret.unwrap(), public.unwrap());
-        assert!(
-            public.verifies(b"message", &secret.sign(b"message")),
-            "{tool}"
-        );
-    }
-}
-
 // Key directories
 
 /// A key directory with these keys.
