@@ -282,10 +282,10 @@ impl Session<'_> {
             board: machine.as_ref().map_or("", |machine| &machine.board.name),
         };
         let summary = match to {
-            Place::Standard => archive::write(io::stdout().lock(), &source)?,
+            Place::Standard => archive::write_backup(io::stdout().lock(), &source)?,
             Place::File(path) => {
                 let mut file = NewFile::create(path, 0o600)?;
-                let summary = archive::write(&mut file, &source)?;
+                let summary = archive::write_backup(&mut file, &source)?;
                 file.commit()?;
                 summary
             }

@@ -19,16 +19,17 @@ use crate::config::carry::bundle::{
     self, BASELINE, BUNDLE, Bundle, Deletion, Directory, MAX_BUNDLE, MAX_DOCUMENT, OldDefault,
     RESOLUTIONS, STATE, Scope, Services,
 };
-use crate::config::carry::keep::KeepList;
+use crate::config::carry::keep::{self, KeepList};
 use crate::config::carry::owners::Owners;
-use crate::config::carry::scope::Selection;
+use crate::config::carry::packages;
+use crate::config::carry::scope::{Purpose, Selection};
 use crate::config::carry::services;
 use crate::config::carry::tarball::{AppendError, Head, Tarball};
 use crate::config::path::escape;
 use crate::config::report::{Notice, NoticeKind};
 use crate::config::tree::{self, Content, Entry, Kind, Meta, Node};
 use crate::config::{ConfigError, EntryPath, MAX_CONTENT, MAX_ENTRIES};
-use crate::digest::Hashing;
+use crate::digest::{Digest, Hashing};
 use crate::files::{self, FileError};
 
 pub(in crate::config) use read::count_content;
@@ -76,18 +77,35 @@ pub struct Summary {
     pub notices: Vec<Notice>,
 }
 
-/// Writes the archive of a system.
+/// Writes the archive that a system hands to its next version.
 ///
 /// # Errors
 /// When a file cannot be read, `out` cannot be written, or a bound of [`super`] is reached. What
 /// `out` then holds is no archive.
 pub fn write(out: impl Write, source: &Source) -> Result<Summary, ConfigError> {
+    write_for(Purpose::Upgrade, out, source)
+}
+
+/// Writes an archive for a person to put away: besides what is our own, exactly what stock
+/// `sysupgrade -b` has.
+///
+/// # Errors
+/// As of [`write`], and [`ConfigError::NothingKept`]: an empty backup is none.
+pub fn write_backup(out: impl Write, source: &Source) -> Result<Summary, ConfigError> {
+    write_for(Purpose::Backup, out, source)
+}
+
+fn write_for(purpose: Purpose, out: impl Write, source: &Source) -> Result<Summary, ConfigError> {
     let gzip = GzBuilder::new()
         .mtime(0)
         .operating_system(3)
         .write(out, Compression::default());
     let baseline = Baseline::new(source.root, source.defaults);
-    let selection = Selection::against(&baseline, source.root, source.keep, source.scope)?;
+    let Source { root, keep, .. } = *source;
+    let mut selection = Selection::against(&baseline, root, keep, source.scope, purpose)?;
+    if purpose == Purpose::Backup && selection.paths.is_empty() {
+        return Err(ConfigError::NothingKept);
+    }
     let mut writer = Writer {
         tarball: Tarball::new(gzip),
         source,
@@ -116,6 +134,7 @@ pub fn write(out: impl Write, source: &Source) -> Result<Summary, ConfigError> {
     let told = selection.notices().iter();
     let untold = told.filter(|notice| !source.keep.notices().contains(notice));
     writer.bundle.notices.extend(untold.cloned());
+    writer.write_made(&mut selection)?;
     writer.write_kept(&selection)?;
     writer.write_baseline(&selection)?;
     writer.describe_system()?;
@@ -133,6 +152,85 @@ struct Writer<'a, W: Write> {
 }
 
 impl<W: Write> Writer<'_, flate2::write::GzEncoder<W>> {
+    /// Members that are no files of the system. Stock systems look for them at the begin.
+    fn write_made(&mut self, selection: &mut Selection) -> Result<(), ConfigError> {
+        let root = self.source.root;
+        if let Some(script) = services::disable_script(root)? {
+            let (name, of) = (services::DISABLE_SCRIPT, services::LINKS);
+            if let Some((path, entry)) = self.append_made(selection, name, of, &script)? {
+                self.bundle.members.push(bundle::Member {
+                    path,
+                    entry,
+                    default: None,
+                    generated: false,
+                    made: true,
+                    attributes: BTreeMap::new(),
+                });
+            }
+        }
+        if self.source.keep.listing().packages {
+            let (database, installed) = packages::installed(root)?;
+            let list = packages::list(&installed);
+            if let Some((path, entry)) =
+                self.append_made(selection, keep::PACKAGE_LIST, database, &list)?
+            {
+                let (default, generated) = self.compare(&path, &entry)?;
+                self.bundle.members.push(bundle::Member {
+                    path,
+                    entry,
+                    default: Some(default),
+                    generated,
+                    made: false, // a file of the system that the archive goes to
+                    attributes: BTreeMap::new(),
+                });
+                self.summary.files += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends a file of ours, which counts instead of one of that name that is kept. It is as old as
+    /// the directory `of`, of which it tells. Nothing if a kept file or link stands in its way.
+    fn append_made(
+        &mut self,
+        selection: &mut Selection,
+        name: &str,
+        of: &str,
+        text: &[u8],
+    ) -> Result<Option<(EntryPath, Entry)>, ConfigError> {
+        let own = |name: &str| {
+            EntryPath::new(name.as_bytes()).map_err(|why| ConfigError::damaged(name, why.problem()))
+        };
+        let (path, of) = (own(name)?, own(of)?);
+        let is_file = |dir: EntryPath| selection.paths.contains(&dir);
+        if path.ancestors().any(is_file) || selection.directories.contains(&path) {
+            let notice = Notice::new(NoticeKind::OtherKind, &path);
+            self.bundle.notices.push(notice);
+            return Ok(None);
+        }
+        selection.paths.remove(&path);
+        selection.deletions.remove(&path);
+        let head = Head {
+            meta: Meta {
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+            },
+            modified: tree::node(self.source.root, &of)?.map_or(0, |node| node.modified),
+            size: text.len() as u64,
+            made: true,
+        };
+        self.tarball
+            .append(path.as_bytes(), None, Kind::File, &head, &mut &*text)
+            .map_err(AppendError::into_write)?;
+        let content = Content::File {
+            size: head.size,
+            sha256: Digest::of(text),
+        };
+        let meta = head.meta;
+        Ok(Some((path, Entry { content, meta })))
+    }
+
     fn write_kept(&mut self, selection: &Selection) -> Result<(), ConfigError> {
         let Source { root, .. } = *self.source;
         for path in &selection.paths {
@@ -148,6 +246,7 @@ impl<W: Write> Writer<'_, flate2::write::GzEncoder<W>> {
                 entry,
                 default: Some(default),
                 generated,
+                made: false,
                 attributes: attributes(root, path)?,
             });
             self.summary.files += 1;
@@ -205,6 +304,7 @@ impl<W: Write> Writer<'_, flate2::write::GzEncoder<W>> {
                     entry,
                     default: None,
                     generated: false,
+                    made: false,
                     attributes: BTreeMap::new(),
                 });
             }
@@ -242,6 +342,7 @@ impl<W: Write> Writer<'_, flate2::write::GzEncoder<W>> {
             },
             modified: 0,
             size: bytes.len() as u64,
+            made: false,
         };
         self.tarball
             .append(BUNDLE.as_bytes(), None, Kind::File, &head, &mut &*bytes)
@@ -273,6 +374,7 @@ impl<W: Write> Writer<'_, flate2::write::GzEncoder<W>> {
             meta: node.meta,
             modified: node.modified,
             size: 0,
+            made: false,
         };
         let content = match node.kind {
             Some(Kind::File) => match self.append_file(root, path, name, &mut head)? {
@@ -331,6 +433,7 @@ impl<W: Write> Writer<'_, flate2::write::GzEncoder<W>> {
             } else {
                 node.size.max(ahead)
             },
+            made: false,
         };
         self.summary.content += head.size;
         if self.summary.content > MAX_CONTENT {

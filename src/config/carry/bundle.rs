@@ -3,6 +3,7 @@
 //! `etc/sysupgrade/bundle.json`, the last member of an archive. The archive is
 //!
 //! ```text
+//! etc/uci-defaults/10_disable_services   for stock systems: [`Member::made`]
 //! etc/...                            the kept files and links, as stock tools lay them out
 //! etc/sysupgrade/baseline/...        the old default of every kept path that has one and differs
 //!                                    from it, or that the user deleted
@@ -19,7 +20,7 @@ use serde_json::Value;
 
 pub use crate::board::Scope;
 use crate::config::carry::owners::Owners;
-use crate::config::carry::services;
+use crate::config::carry::services::{self, DISABLE_SCRIPT};
 use crate::config::report::Notice;
 use crate::config::tree::{Content, Entry, Kind, Meta};
 use crate::config::{ConfigError, EntryPath, STATE_DIR};
@@ -117,6 +118,10 @@ pub struct Member {
     /// True if its default was made by the first boot of the old system; no image ships it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub generated: bool,
+    /// True if it was made for stock systems, which have no bundle to read; it is no file of the
+    /// system that the archive came from, and becomes none of the one that it goes to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub made: bool,
     /// Its extended attributes, values as text without loss.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<String, String>,
@@ -150,7 +155,7 @@ impl Bundle {
     pub fn kept(&self) -> impl Iterator<Item = &Member> {
         self.members
             .iter()
-            .filter(|member| !member.path.is_within(STATE_DIR))
+            .filter(|member| !member.made && !member.path.is_within(STATE_DIR))
     }
 
     /// Paths whose old default no image ships.
@@ -198,6 +203,12 @@ impl Bundle {
         }
         let mut baseline = self.baseline();
         for member in &self.members {
+            if member.made {
+                if member.path.as_bytes() != DISABLE_SCRIPT.as_bytes() || member.default.is_some() {
+                    return bad(&member.path, "is nothing that is made");
+                }
+                continue;
+            }
             let state = member.path.is_within(STATE_DIR);
             match (state, member.path.strip(BASELINE), member.default) {
                 (true, Some(_), None) if !member.generated => {}

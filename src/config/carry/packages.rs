@@ -120,11 +120,14 @@ fn alternatives(list: &[u8]) -> impl Iterator<Item = EntryPath> + '_ {
         })
 }
 
-/// The installed packages, sorted by name.
+/// Packages and where they came from.
+type Installed = Vec<(Vec<u8>, From)>;
+
+/// The installed packages, sorted by name, and the directory that says so.
 ///
 /// # Errors
 /// [`ConfigError::NoPackages`] without a database.
-pub(in crate::config) fn installed(root: &Path) -> Result<Vec<(Vec<u8>, From)>, ConfigError> {
+pub(in crate::config) fn installed(root: &Path) -> Result<(&'static str, Installed), ConfigError> {
     let databases = [(OPKG_INFO, ".control"), (APK_INFO, ".list")];
     let database = databases.iter().find(|(dir, _)| root.join(dir).is_dir());
     let &(dir, suffix) = database.ok_or(ConfigError::NoPackages)?;
@@ -143,7 +146,7 @@ pub(in crate::config) fn installed(root: &Path) -> Result<Vec<(Vec<u8>, From)>, 
         found.push((name.to_vec(), from));
     }
     found.sort();
-    Ok(found)
+    Ok((dir, found))
 }
 
 /// The list of installed packages as stock tools write it: `NAME<TAB>rom|overlay|unknown`, a line

@@ -9,7 +9,8 @@
 //!
 //! Changed is what the user added, edited, deleted or gave other permissions. Where the defaults are
 //! not known, nothing can be called unchanged: scope etc then takes all of `/etc` but what the
-//! policy says belongs to the image. Links in `/etc/rc.d` never travel: services do.
+//! policy says belongs to the image. Links in `/etc/rc.d` are not among them: services travel. Those
+//! that a keep list names do travel, for stock systems, which know no services.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -42,6 +43,15 @@ const ACCOUNTS: [&str; 3] = ["etc/passwd", "etc/group", "etc/shadow"];
 /// So many are named that stay behind; a longer list would not be read.
 const MOST_NAMED: usize = 200;
 
+/// What an archive is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::config) enum Purpose {
+    /// It crosses to the next version of the system, and so do the lists that say what to keep.
+    Upgrade,
+    /// It is put away: what stock `-l` lists is in it.
+    Backup,
+}
+
 /// What travels.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
@@ -53,7 +63,7 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Decides for every path of the system at `root`.
+    /// Decides for every path of the system at `root`, when it is upgraded.
     ///
     /// # Errors
     /// When something cannot be read, or more than [`MAX_ENTRIES`] would travel.
@@ -63,7 +73,8 @@ impl Selection {
         defaults: Option<&Path>,
         scope: Scope,
     ) -> Result<Self, ConfigError> {
-        Self::against(&Baseline::new(root, defaults), root, keep, scope)
+        let baseline = Baseline::new(root, defaults);
+        Self::against(&baseline, root, keep, scope, Purpose::Upgrade)
     }
 
     pub(in crate::config) fn against(
@@ -71,13 +82,14 @@ impl Selection {
         root: &Path,
         keep: &KeepList,
         scope: Scope,
+        purpose: Purpose,
     ) -> Result<Self, ConfigError> {
         let (policy, odd) = policy(root)?;
         let mut selection = Self {
             notices: odd,
             ..Self::default()
         };
-        selection.take_declared(baseline, root, keep)?;
+        selection.take_declared(baseline, root, keep, purpose)?;
         if scope == Scope::Etc {
             selection.take_changed(baseline, root, &policy)?;
         }
@@ -101,12 +113,9 @@ impl Selection {
         baseline: &Baseline,
         root: &Path,
         keep: &KeepList,
+        purpose: Purpose,
     ) -> Result<(), ConfigError> {
-        for path in keep.paths() {
-            if !services::is_link(path, kind(tree::node(root, path)?)) {
-                self.paths.insert(path.clone());
-            }
-        }
+        self.paths.extend(keep.paths().cloned());
         self.directories.extend(keep.directories().cloned());
         let mut shipped = BTreeSet::new();
         for path in baseline.named_by(keep)? {
@@ -115,7 +124,12 @@ impl Selection {
                 shipped.insert(path);
             }
         }
-        for name in ALWAYS {
+        let always = if purpose == Purpose::Upgrade {
+            &ALWAYS[..]
+        } else {
+            &[]
+        };
+        for name in always {
             let Ok(path) = EntryPath::new(name.as_bytes()) else {
                 continue;
             };

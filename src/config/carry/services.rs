@@ -3,17 +3,36 @@
 //! `/etc/rc.d` is made of links `S50NAME` and `K10NAME` to `/etc/init.d/NAME`; the numbers are those
 //! of the script and may change with it. What a user decides is whether there is an `S` link, so
 //! that is what travels: names, not links.
+//!
+//! Stock systems have another way: the first member of a backup is a script that disables, once,
+//! every service that was off. It says nothing of those that were on. Here it is written for stock
+//! systems, and read where nothing better is known: [`disable_script`], [`disabled_by`]. They run
+//! every script of `/etc/init.d` to find out; here scripts are read, never run.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::Path;
 
+use crate::config::carry::packages;
 use crate::config::path::{escape, unescape};
 use crate::config::tree::{self, Kind};
 use crate::config::{ConfigError, EntryPath};
-use crate::files;
+use crate::files::{self, FileError};
 
 /// Where the links are.
 pub(in crate::config) const LINKS: &str = "etc/rc.d";
+
+/// Where the scripts are.
+pub(in crate::config) const SCRIPTS: &str = "etc/init.d";
+
+/// The script that stock systems run on the first boot with a restored configuration.
+pub(in crate::config) const DISABLE_SCRIPT: &str = "etc/uci-defaults/10_disable_services";
+
+/// The longest script of `/etc/init.d` that is looked at; they are some KiB.
+const MAX_SCRIPT: u64 = 256 << 10;
+
+/// The longest [`DISABLE_SCRIPT`] that is understood: a thousand services.
+pub(in crate::config) const MAX_DISABLE_SCRIPT: u64 = 64 << 10;
 
 /// Services that start at boot, as text without loss, or nothing if the tree has no [`LINKS`].
 pub(in crate::config) fn enabled(root: &Path) -> Result<Option<BTreeSet<String>>, ConfigError> {
@@ -71,6 +90,122 @@ pub(in crate::config) fn is_name(text: &str) -> bool {
     };
     // A path of one component is unchanged by being read as a path.
     !bytes.contains(&b'/') && EntryPath::new(&bytes).is_ok_and(|path| path.as_bytes() == bytes)
+}
+
+/// The [`DISABLE_SCRIPT`] of a system; nothing if it has no services.
+///
+/// As stock systems see it a service is on if it has a link for its `START` and one for its `STOP`,
+/// as far as it has these. One that has neither is not off.
+pub(in crate::config) fn disable_script(root: &Path) -> Result<Option<Vec<u8>>, ConfigError> {
+    if !root.join(SCRIPTS).is_dir() && !root.join(LINKS).is_dir() {
+        return Ok(None);
+    }
+    let links = match files::list(&root.join(LINKS)) {
+        Ok(names) => names,
+        Err(error) if error.is_not_found() => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let links: BTreeSet<&[u8]> = links.iter().map(|name| name.as_encoded_bytes()).collect();
+    let mut text = Vec::new();
+    for name in packages::names(root, SCRIPTS)? {
+        if !name.starts_with(b".") && !is_on(root, &name, &links)? {
+            text.extend_from_slice(&line(&name));
+        }
+    }
+    text.extend_from_slice(SCRIPT_END);
+    Ok(Some(text))
+}
+
+/// No line end after it.
+const SCRIPT_END: &[u8] = b"\nexit 0";
+
+/// The line that disables a service. Names that a shell would not take as they are get quotes; of a
+/// quote in a name nothing can be made, and nobody has one.
+fn line(name: &[u8]) -> Vec<u8> {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._+-@:,%".contains(byte);
+    match name {
+        _ if name.iter().all(is_plain) => [b"/etc/init.d/", name, b" disable\n"].concat(),
+        _ if name.iter().any(|byte| matches!(byte, b'\'' | b'\n')) => Vec::new(),
+        _ => [b"'/etc/init.d/", name, b"' disable\n"].concat(),
+    }
+}
+
+/// The services that a [`DISABLE_SCRIPT`] disables, as text without loss; nothing if it does
+/// anything else.
+pub(in crate::config) fn disabled_by(script: &[u8]) -> Option<BTreeSet<String>> {
+    let list = script.strip_suffix(b"\n").unwrap_or(script);
+    let mut names = BTreeSet::new();
+    for line in list.strip_suffix(SCRIPT_END)?.split(|byte| *byte == b'\n') {
+        if line.is_empty() {
+            continue;
+        }
+        let script = line.strip_suffix(b" disable")?;
+        let quoted = script
+            .strip_prefix(b"'")
+            .and_then(|rest| rest.strip_suffix(b"'"));
+        let name = quoted.unwrap_or(script).strip_prefix(b"/etc/init.d/")?;
+        let name = escape(name);
+        if !is_name(&name) {
+            return None;
+        }
+        names.insert(name);
+    }
+    Some(names)
+}
+
+fn is_on(root: &Path, script: &[u8], links: &BTreeSet<&[u8]>) -> Result<bool, ConfigError> {
+    let Some(text) = read_script(root, script)? else {
+        return Ok(false); // it cannot be run, so it does not say that it is on
+    };
+    let service = parse_link(script).map_or(script, |(_, service)| service);
+    let has = |letter: u8, setting: &[u8]| match setting {
+        [] => true,
+        number if number.iter().all(u8::is_ascii_digit) => {
+            links.contains(&*[&[letter], number, service].concat())
+        }
+        // What the number is only the shell knows: any will do.
+        _ => links.iter().any(|link| {
+            link.first() == Some(&letter) && parse_link(link).map(|(_, name)| name) == Some(service)
+        }),
+    };
+    let setting = |variable| setting(&text, variable).unwrap_or_default();
+    Ok(has(b'S', setting(b"START")) && has(b'K', setting(b"STOP")))
+}
+
+/// The text of a script; nothing if it is no file that can be run.
+fn read_script(root: &Path, name: &[u8]) -> Result<Option<Vec<u8>>, ConfigError> {
+    let Ok(path) = EntryPath::new(&[SCRIPTS.as_bytes(), b"/", name].concat()) else {
+        return Ok(None);
+    };
+    let Some(path) = tree::resolve(root, &path, true)? else {
+        return Ok(None);
+    };
+    let node = tree::node(root, &path)?.filter(|node| node.kind == Some(Kind::File));
+    if node.is_none_or(|node| node.meta.mode & 0o111 == 0) {
+        return Ok(None);
+    }
+    let (file, _) = tree::open(root, &path)?;
+    let mut text = Vec::new();
+    file.take(MAX_SCRIPT)
+        .read_to_end(&mut text)
+        .map_err(FileError::at("read", &path.under(root)))?;
+    Ok(Some(text))
+}
+
+/// What a script sets a variable to, outside of functions: at the begin of a line. The last one
+/// counts.
+pub(in crate::config) fn setting<'a>(text: &'a [u8], variable: &[u8]) -> Option<&'a [u8]> {
+    let mut lines = text.rsplit(|byte| *byte == b'\n');
+    let value = lines.find_map(|line| line.strip_prefix(variable)?.strip_prefix(b"="))?;
+    let end = value
+        .iter()
+        .position(|byte| matches!(byte, b';' | b'#') || byte.is_ascii_whitespace());
+    let (value, _) = value.split_at_checked(end.unwrap_or(value.len()))?;
+    let bare = [b"\"", b"'"].iter().find_map(|quote| {
+        let bare = value.strip_prefix(*quote)?;
+        bare.strip_suffix(*quote)
+    });
+    Some(bare.unwrap_or(value))
 }
 
 #[cfg(test)]

@@ -309,6 +309,12 @@ impl<W: Write> Tarball<W> {
         header.set_gid(head.meta.gid.into());
         header.set_mtime(head.modified);
         header.set_size(head.size);
+        if head.made
+            && let Some(fields) = header.as_gnu_mut()
+        {
+            fields.uname[..4].copy_from_slice(b"root");
+            fields.gname[..4].copy_from_slice(b"root");
+        }
         let mut name = name.to_vec();
         match kind {
             Kind::File => header.set_entry_type(EntryType::Regular),
@@ -410,6 +416,8 @@ pub(in crate::config) struct Head {
     pub meta: Meta,
     pub modified: u64,
     pub size: u64,
+    /// It is no file of a system: stock tools write the name of its owner, which is root, here only.
+    pub made: bool,
 }
 
 /// Puts text into a field, cut to its length; false if it did not fit.
@@ -500,6 +508,7 @@ mod tests {
             meta: PLAIN,
             modified: 0,
             size,
+            made: false,
         }
     }
 

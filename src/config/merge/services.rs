@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::EntryPath;
+use crate::config::carry::services::setting;
 pub(super) use crate::config::carry::services::{LINKS as DIR, parse_link};
 
 /// The name of a service: that of its script.
@@ -159,25 +160,14 @@ fn by_script(service: &[u8], text: &[u8]) -> Option<ServiceLinks> {
         let name = [&[letter], &number[..], service].concat();
         (name, [b"../init.d/", service].concat())
     };
-    let start = setting(text, b"START")?;
-    let stop = setting(text, b"STOP").map(|number| link(b'K', number));
+    let start = number(text, b"START")?;
+    let stop = number(text, b"STOP").map(|number| link(b'K', number));
     Some([link(b'S', start)].into_iter().chain(stop).collect())
 }
 
-/// The number of two digits that a script sets a variable to, outside of functions: at the begin of
-/// a line. The last one counts.
-fn setting(text: &[u8], variable: &[u8]) -> Option<[u8; 2]> {
-    let mut lines = text.rsplit(|byte| *byte == b'\n');
-    let value = lines.find_map(|line| line.strip_prefix(variable)?.strip_prefix(b"="))?;
-    let end = value
-        .iter()
-        .position(|byte| matches!(byte, b';' | b'#') || byte.is_ascii_whitespace());
-    let (value, _) = value.split_at_checked(end.unwrap_or(value.len()))?;
-    let bare = [b"\"", b"'"].iter().find_map(|quote| {
-        let bare = value.strip_prefix(*quote)?;
-        bare.strip_suffix(*quote)
-    });
-    match bare.unwrap_or(value) {
+/// The number of two digits that a script sets a variable to.
+fn number(text: &[u8], variable: &[u8]) -> Option<[u8; 2]> {
+    match setting(text, variable)? {
         [a @ b'0'..=b'9', b @ b'0'..=b'9'] => Some([*a, *b]),
         _ => None,
     }

@@ -4,13 +4,16 @@
 //! differs only in what becomes of the bytes of a file: [`inspect`] hashes them, [`unpack`] writes
 //! them down, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::{MAX_NAMES, MAX_UNPACKED};
-use crate::config::carry::bundle::{self, BASELINE, BUNDLE, Bundle, Directory, OldDefault, Scope};
+use crate::config::carry::bundle::{
+    self, BASELINE, BUNDLE, Bundle, Directory, OldDefault, Scope, Services,
+};
 use crate::config::carry::owners::Owners;
+use crate::config::carry::services;
 use crate::config::carry::tarball::{Gunzip, Member, MemberKind, Members};
 use crate::config::report::{Notice, NoticeKind};
 use crate::config::tree::{self, Content, Entry, Kind, Tree};
@@ -165,6 +168,9 @@ fn trees(bundle: &Bundle, written: &BTreeMap<EntryPath, (PathBuf, u64)>) -> (Tre
     let (mut base, mut user) = (Tree::default(), Tree::default());
     let nowhere = (PathBuf::new(), 0); // links and directories
     for member in &bundle.members {
+        if member.made {
+            continue;
+        }
         let entry = || member.entry.clone();
         let (place, modified) = written.get(&member.path).unwrap_or(&nowhere);
         if let Some(path) = member.path.strip(BASELINE) {
@@ -201,6 +207,7 @@ fn walk(source: &mut dyn Read, take: &mut Take) -> Result<(Bundle, Origin), Conf
     let mut seen = Vec::new();
     let mut notices = Vec::new();
     let mut own = None;
+    let mut disabled = None;
     let mut content = 0;
     let mut names = 0;
     while let Some(member) = members.next().map_err(ConfigError::Read)? {
@@ -222,7 +229,16 @@ fn walk(source: &mut dyn Read, take: &mut Take) -> Result<(Bundle, Origin), Conf
         }
         let content = match &member.kind {
             MemberKind::File => {
-                let (size, sha256) = take(&path, member.modified, &mut members)?;
+                let modified = member.modified;
+                let is_script = path.as_bytes() == services::DISABLE_SCRIPT.as_bytes();
+                let (size, sha256) = if is_script && member.size <= services::MAX_DISABLE_SCRIPT {
+                    let mut text = Vec::new();
+                    members.read_to_end(&mut text).map_err(ConfigError::Read)?;
+                    disabled = services::disabled_by(&text);
+                    take(&path, modified, &mut &*text)?
+                } else {
+                    take(&path, modified, &mut members)?
+                };
                 Content::File { size, sha256 }
             }
             MemberKind::Link(target) => Content::Link {
@@ -263,7 +279,7 @@ fn walk(source: &mut dyn Read, take: &mut Take) -> Result<(Bundle, Origin), Conf
             }
             (bundle, Origin::Own)
         }
-        None => (foreign(seen, notices), Origin::Foreign),
+        None => (foreign(seen, notices, disabled), Origin::Foreign),
     };
     bundle.check()?;
     Ok((bundle, origin))
@@ -317,10 +333,28 @@ fn compare(bundle: &Bundle, seen: &[(EntryPath, Entry)]) -> Result<(), ConfigErr
     Err(ConfigError::damaged(BUNDLE, problem))
 }
 
-/// The bundle of an archive that has none.
-fn foreign(seen: Vec<(EntryPath, Entry)>, mut notices: Vec<Notice>) -> Bundle {
+/// The bundle of an archive that has none. `disabled` is what its [`services::DISABLE_SCRIPT`]
+/// disables, if it has one that does nothing else: then that is known of its services, and the file
+/// is none of the system's.
+fn foreign(
+    seen: Vec<(EntryPath, Entry)>,
+    mut notices: Vec<Notice>,
+    disabled: Option<BTreeSet<String>>,
+) -> Bundle {
     let mut members = Vec::new();
     let mut directories = Vec::new();
+    // The links that travel, if any, say what was on; of what they do not name, the new image decides.
+    let links = seen
+        .iter()
+        .filter_map(|(path, _)| path.strip(services::LINKS));
+    let on: BTreeSet<String> = links
+        .filter_map(|link| services::started_by(link.as_bytes()))
+        .collect();
+    let has_script = disabled.is_some();
+    let services = disabled.map(|off| Services {
+        user: on.difference(&off).cloned().collect(),
+        default: Some(off),
+    });
     for (path, Entry { content, meta }) in seen {
         let default = OldDefault::None;
         if path.is_within(STATE_DIR) {
@@ -332,11 +366,13 @@ fn foreign(seen: Vec<(EntryPath, Entry)>, mut notices: Vec<Notice>) -> Bundle {
                 default,
             });
         } else {
+            let made = has_script && path.as_bytes() == services::DISABLE_SCRIPT.as_bytes();
             members.push(bundle::Member {
                 path,
                 entry: Entry { content, meta },
-                default: Some(default),
+                default: Some(default).filter(|_| !made),
                 generated: false,
+                made,
                 attributes: BTreeMap::new(),
             });
         }
@@ -351,7 +387,7 @@ fn foreign(seen: Vec<(EntryPath, Entry)>, mut notices: Vec<Notice>) -> Bundle {
         directories,
         deletions: Vec::new(),
         notices,
-        services: None,
+        services,
         owners: Owners::default(),
         state: None,
         resolutions: None,
