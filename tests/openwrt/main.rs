@@ -3,6 +3,8 @@
 
 mod backups;
 mod certificates;
+mod container;
+mod metadata;
 mod revocation;
 mod signatures;
 mod vectors;

@@ -153,3 +153,174 @@ pub fn judge(devices: &[String], compat: &Compat, device: &Device) -> Fit {
         Fit::Fits
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn compat(text: &str) -> Compat {
+        Compat::parse(text).expect(text)
+    }
+
+    fn device(text: &str) -> Device {
+        Device {
+            name: "acme,router-a1".to_owned(),
+            oem_name: Some("a1".to_owned()),
+            compat: compat(text),
+        }
+    }
+
+    fn judged(names: &[&str], image: &str, on: &str) -> Fit {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        judge(&names, &compat(image), &device(on))
+    }
+
+    /// For the device's own name.
+    fn by_version(image: &str, on: &str) -> Fit {
+        judged(&["acme,router-a1"], image, on)
+    }
+
+    #[test]
+    fn only_the_same_text_is_the_same_version() {
+        use Ordering::{Equal, Greater, Less};
+        let oem = false;
+        assert_eq!(by_version("1.0", "1.0"), Fit::Fits);
+        for (image, on, order) in [
+            ("1.1", "1.0", Greater),
+            ("1.0", "1.1", Less),
+            ("1.10", "1.1", Greater),
+            ("1.9", "1.10", Less),
+            ("1.00", "1.0", Equal),
+            ("2", "2.0", Equal),
+            ("1.2.9", "1.2.3", Greater),
+        ] {
+            let minor = Fit::Minor { oem, image: order };
+            assert_eq!(by_version(image, on), minor, "{image} on {on}");
+        }
+        for (image, on, order) in [
+            ("2.0", "1.0", Greater),
+            ("1.0", "2.0", Less),
+            ("10.0", "9.0", Greater),
+            ("1.2.0", "1.2", Equal),
+            ("01.0", "1.0", Equal),
+        ] {
+            let major = Fit::Major { image: order };
+            assert_eq!(by_version(image, on), major, "{image} on {on}");
+        }
+    }
+
+    #[test]
+    fn the_first_name_that_is_the_devices_decides() {
+        let minor = Fit::Minor {
+            oem: true,
+            image: Ordering::Equal,
+        };
+        assert_eq!(judged(&["b", "a1"], "1.0", "1.0"), minor);
+        assert_eq!(judged(&["a1", "acme,router-a1"], "1.0", "1.0"), minor);
+        assert_eq!(judged(&["acme,router-a1", "a1"], "1.0", "1.0"), Fit::Fits);
+        for names in [
+            &[][..],
+            &[""],
+            &["acme,router-a"],
+            &["acme,router-a10"],
+            &["ACME,ROUTER-A1"],
+            &[" acme,router-a1"],
+            &["acme,router-a1\n"],
+            &["acme,router-a1 a1"],
+        ] {
+            assert_eq!(judged(names, "1.0", "1.0"), Fit::WrongDevice, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_name_is_nobodys() {
+        let nobody = Device {
+            name: String::new(),
+            oem_name: Some(String::new()),
+            compat: Compat::default(),
+        };
+        let names = [String::new()];
+        assert_eq!(judge(&names, &Compat::default(), &nobody), Fit::WrongDevice);
+    }
+
+    #[test]
+    fn what_is_not_numbers_and_dots_is_no_version() {
+        assert_eq!(compat("1.0"), Compat::default());
+        let long = "1".repeat(33);
+        for text in [
+            "",
+            ".",
+            "1.",
+            ".1",
+            "1..0",
+            "1.x",
+            "v1.0",
+            "1.0 ",
+            " 1.0",
+            "1.0\n",
+            "-1.0",
+            "+1.0",
+            "1,0",
+            "1.0-rc1",
+            "1.000000e0",
+            "١.٠",
+            "99999999999999999999.0",
+            &long,
+        ] {
+            assert_eq!(Compat::parse(text), Err(CompatError), "{text:?}");
+        }
+    }
+
+    /// The stock scripts' rules, by their words: cut at the last dot, compare as text.
+    fn stock(names: &[String], image: &str, on: &str, name: &str, oem: &str) -> Option<bool> {
+        let major = |text: &str| match text.rfind('.') {
+            Some(dot) => text[..dot].to_owned(),
+            None => text.to_owned(),
+        };
+        let found = names.iter().find(|known| *known == name || *known == oem)?;
+        (major(image) == major(on)).then(|| image == on && found != oem)
+    }
+
+    proptest! {
+        #[test]
+        fn no_image_is_judged_looser_or_stricter_than_by_the_stock_rules(
+            names in proptest::collection::vec("[ab]{1,2}", 0..4),
+            image in "[0-2]{1,2}(\\.[0-2]{1,2}){0,2}",
+            on in "[0-2]{1,2}(\\.[0-2]{1,2}){0,2}",
+            name in "[ab]{1,2}",
+            oem in "[ab]{1,2}",
+        ) {
+            let device = Device {
+                name: name.clone(),
+                oem_name: Some(oem.clone()),
+                compat: compat(&on),
+            };
+            let fit = judge(&names, &compat(&image), &device);
+            let keeps_config = match fit {
+                Fit::Fits => Some(true),
+                Fit::Minor { .. } => Some(false),
+                Fit::Major { .. } | Fit::WrongDevice => None,
+            };
+            prop_assert_eq!(keeps_config, stock(&names, &image, &on, &name, &oem));
+        }
+
+        #[test]
+        fn the_age_of_versions_is_an_order(
+            texts in proptest::array::uniform3("[0-2]{1,2}(\\.[0-2]{1,2}){0,2}"),
+        ) {
+            let [a, b, c] = texts.map(|text| compat(&text));
+            prop_assert_eq!(a.age(&b), b.age(&a).reverse());
+            if a.age(&b).is_le() && b.age(&c).is_le() {
+                prop_assert!(a.age(&c).is_le());
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_version_or_not_and_stays_as_it_is(text in ".{0,40}") {
+            if let Ok(compat) = Compat::parse(&text) {
+                prop_assert_eq!(compat.as_str(), text);
+            }
+        }
+    }
+}

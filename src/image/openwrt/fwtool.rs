@@ -24,8 +24,8 @@
 //! payload, less the chunks that are still whole. Makers wrap images that have metadata already and
 //! append it anew; the inner chunk's checksum is then stale, and the chunk is just payload.
 //!
-//! `fwtool` looks at the last one or two buffers of 32 KiB, counted from the start of the file, and
-//! wants a byte of them left below the chunks. So do we: what it cannot see, a router that still
+//! `fwtool` reads the file in buffers of 32 KiB and keeps the last whole one and what follows it. It
+//! wants a byte of that left below each chunk it reads. So do we: what it cannot see, a router that still
 //! runs stock OpenWrt could not install either. Where it hangs, crashes or says that it has found
 //! nothing because something is broken, this is an error.
 
@@ -184,7 +184,7 @@ pub fn read<F: Read + Seek>(file: &mut F) -> Result<Tail, FwtoolError> {
         metadata: None,
         signature: None,
     };
-    let base = (len.saturating_sub(1) / BUFFER).saturating_sub(1) * BUFFER;
+    let base = (len / BUFFER).saturating_sub(1) * BUFFER;
     let window = read_window(file, base, len)?;
     let (mut chunks, mut broken) = walk(&window, base);
     if !chunks.is_empty() {
@@ -227,7 +227,7 @@ pub fn read<F: Read + Seek>(file: &mut F) -> Result<Tail, FwtoolError> {
     }
 }
 
-/// The bytes from `base` to the end, at most 64 KiB.
+/// The bytes from `base` to the end, less than 64 KiB.
 fn read_window<F: Read + Seek>(file: &mut F, base: u64, len: u64) -> Result<Vec<u8>, FwtoolError> {
     let mut window = Vec::new();
     file.seek(SeekFrom::Start(base))
