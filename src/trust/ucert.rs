@@ -874,6 +874,42 @@ mod tests {
     }
 
     #[test]
+    fn only_a_key_id_can_be_revoked() {
+        // It becomes a name in the key directory.
+        let of = |fingerprint: &[u8]| {
+            let fields = [
+                (U32, "certtype", &REVOKE.to_be_bytes()[..]),
+                (U64, "validfrom", &MARCH.to_be_bytes()),
+                (STRING, "fingerprint", fingerprint),
+            ];
+            let mut table = Vec::new();
+            for (kind, name, data) in fields {
+                put_named(&mut table, kind, name, data);
+            }
+            let record = signed(&key(1), &table);
+            let mut elements = elements(&record).unwrap();
+            let record = elements.next().unwrap().unwrap();
+            record.payload(&key(1).public())?.revokes(trust().now)
+        };
+        assert_eq!(of(b"0202020202020202\0"), Ok(key(2).public().id()));
+        let wrong = UcertError::Field {
+            element: 1,
+            field: "fingerprint",
+        };
+        for bad in [
+            &b"../../etc/shadow\0"[..],
+            b"0202020202020202",
+            b"0202020202020202\0\0",
+            b"020202020202020A\0",
+            b"020202020202020\0",
+            b"\0",
+            b"",
+        ] {
+            assert_eq!(of(bad), Err(wrong.clone()), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn dates_are_signed_and_the_last_second_is_not_valid() {
         let now = trust().now;
         let id = key(2).public().id();

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use serde_json::Value;
 use sysupgrade_rs::digest::Digest;
 use sysupgrade_rs::report::Reason;
 use sysupgrade_rs::trust::ucert::{self, UcertError};
@@ -174,7 +173,7 @@ fn each_refusal_says_what_is_wrong() {
         let settings = &expected["profiles"][profile];
         let keys = settings["keys"].as_str().expect("a directory");
         let now = vectors::seconds(settings["clock"].as_str().expect("a clock"));
-        let image = self::image(name);
+        let image = image(name);
         let (message, chain) = split(&image);
         assert_eq!(
             verdict(message, chain, keys, now),
@@ -182,7 +181,7 @@ fn each_refusal_says_what_is_wrong() {
             "{name} as {profile}"
         );
     }
-    let image = self::image("raw-signed.bin");
+    let image = image("raw-signed.bin");
     let (message, chain) = split(&image);
     assert_eq!(verdict(message, chain, "keys", june), Ok(()));
 }

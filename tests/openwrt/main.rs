@@ -7,4 +7,8 @@ mod container;
 mod metadata;
 mod revocation;
 mod signatures;
+#[path = "../sim/mod.rs"]
+mod sim;
 mod vectors;
+#[path = "../world/mod.rs"]
+mod world;
