@@ -6,6 +6,8 @@ mod certificates;
 mod container;
 mod metadata;
 mod revocation;
+mod scripts;
+mod scripts_boot;
 mod signatures;
 #[path = "../sim/mod.rs"]
 mod sim;
