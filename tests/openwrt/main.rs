@@ -5,6 +5,7 @@ mod backups;
 mod certificates;
 mod container;
 mod metadata;
+mod payload;
 mod revocation;
 mod scripts;
 mod scripts_boot;

@@ -6,8 +6,7 @@
 //! | `sysu` | sysupgrade tar | the names of the members | the members |
 //! | `27 05 19 56` | uImage, squashfs behind it | `firmware` | all of it |
 //! | | | `kernel`, `root` | up to the squashfs, and from there |
-//! | | uImage alone | `kernel` | the kernel without padding |
-//! | | | `firmware` | all of it |
+//! | | uImage alone | `kernel`, or `firmware` | all of it |
 //! | `hsqs` | squashfs | `root` | all of it |
 //! | `d0 0d fe ed` | FIT | `kernel`, or `firmware` | all of it |
 //! | `UBI#` | UBI device | `ubi`, or `firmware` | all of it |

@@ -166,7 +166,7 @@ fn gpt(stream: &mut Stream<'_>) -> Result<Vec<Partition>, PayloadError> {
     {
         return Err(wrong("number and size of the entries make no sense"));
     }
-    let start = first.checked_mul(SECTOR).unwrap_or(u64::MAX);
+    let start = first.saturating_mul(SECTOR);
     let end = start.checked_add(u64::from(count) * u64::from(size));
     let limit = usable.start().checked_mul(SECTOR);
     if start < stream.offset() || end.is_none() || limit.is_none() || end > limit {

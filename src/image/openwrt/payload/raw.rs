@@ -61,7 +61,6 @@ pub(super) fn kernel(stream: &mut Stream<'_>) -> Result<(Kind, Layouts), Payload
     // The rest of the block in which the kernel ends, then block by block.
     let mut block = [0; ALIGNMENT];
     let mut rest = usize::try_from(end.wrapping_neg() % ALIGNMENT as u64).unwrap_or_default();
-    let mut padded = true;
     loop {
         let start = stream.offset();
         let found = stream.some(block.get_mut(..rest).unwrap_or_default())?;
@@ -79,16 +78,14 @@ pub(super) fn kernel(stream: &mut Stream<'_>) -> Result<(Kind, Layouts), Payload
                 return Ok((Kind::Firmware, vec![whole, split]));
             }
         }
-        padded &= found.iter().all(|byte| matches!(byte, 0 | 0xff));
         rest = ALIGNMENT;
     }
-    if !padded {
-        let problem = "neither padding nor a squashfs follows";
-        return Err(damaged(end, PLACE, problem));
+    // Padding announces a file system: without one the image was cut.
+    if stream.offset() != end {
+        return Err(damaged(end, PLACE, "no squashfs is in what follows"));
     }
     let whole = |part: &str| vec![stream.extent_from(0, part)];
-    let alone = vec![Extent::new("kernel", 0, end)];
-    Ok((Kind::Kernel, vec![alone, whole("firmware")]))
+    Ok((Kind::Kernel, vec![whole("kernel"), whole("firmware")]))
 }
 
 /// Reads a squashfs to the end.
@@ -137,8 +134,8 @@ pub(super) fn fit(stream: &mut Stream<'_>) -> Result<Layouts, PayloadError> {
     };
     let (structure, strings, reserved) = (fields.be32(8), fields.be32(12), fields.be32(16));
     let (strings_len, structure_len) = (fields.be32(32), fields.be32(36));
-    // Version 17 is of 2007; 16 is the oldest that it is compatible with.
-    if fields.be32(20) < 17 || !(16..=17).contains(&fields.be32(24)) {
+    // Version 17 is of 2007, and `mkimage` calls it compatible with 2.
+    if fields.be32(20) < 17 || !(2..=17).contains(&fields.be32(24)) {
         return Err(damaged(20, PLACE, "of an unknown version"));
     }
     // Sixteen bytes end a tree's structure and its list of reserved memory at least.

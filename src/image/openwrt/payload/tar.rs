@@ -185,5 +185,5 @@ fn check_directory(name: &str, board: Option<&str>) -> Result<(), Option<String>
 
 fn is_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    (1..=MAX_NAME).contains(&name.len()) && name.chars().all(allowed)
+    (1..=MAX_NAME).contains(&name.len()) && !name.starts_with('.') && name.chars().all(allowed)
 }

@@ -24,48 +24,62 @@ fn crc(bytes: &[u8]) -> u32 {
     !crc32fast::hash(bytes)
 }
 
-/// Number of the image, if this is the header of an erase block.
-fn image_number(header: &[u8]) -> Option<u32> {
-    let fields = Fields(header);
+/// What the headers of all erase blocks of one image have in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Block {
+    image: u32,
+    /// Where the data begins in a block.
+    data: u32,
+}
+
+/// The header of an erase block, if it is one.
+fn header(bytes: &[u8]) -> Option<Block> {
+    let bytes: &[u8; HEADER] = bytes.first_chunk()?;
+    let fields = Fields(bytes);
     let (volume, data) = (fields.be32(16), fields.be32(20));
-    (header.starts_with(&UBI)
-        && header.get(4) == Some(&1)
-        && volume >= HEADER as u32
-        && data >= volume.checked_add(HEADER as u32)?
-        && crc(header.get(..60)?) == fields.be32(60))
-    .then(|| fields.be32(24))
+    (bytes.starts_with(&UBI)
+        && bytes.get(4) == Some(&1)
+        && volume >= 64
+        && data >= volume.checked_add(64)?
+        && crc(bytes.get(..60)?) == fields.be32(60))
+    .then(|| Block {
+        image: fields.be32(24),
+        data,
+    })
 }
 
 /// Reads an image of a UBI device to the end. Every erase block must begin with a header of the same
 /// image, and the last one must be whole: `ubiformat` finds out only when it has begun to write.
-/// How large they are says the distance to the second header.
+/// How large they are says the distance to the second header. An image that was cut between two
+/// blocks still looks whole.
 pub(super) fn device(stream: &mut Stream<'_>) -> Result<Layouts, PayloadError> {
     const PLACE: &str = "UBI erase block";
     let mut page = [0; PAGE];
-    let first = stream.some(&mut page)?;
-    let number = first.get(..HEADER).and_then(image_number);
-    let Some(number) = number else {
+    let Some(first) = header(stream.some(&mut page)?) else {
         return Err(damaged(0, PLACE, "its header is wrong"));
     };
     let size = loop {
         let offset = stream.offset();
         let page = stream.some(&mut page)?;
-        if page.is_empty() {
-            return Err(damaged(0, PLACE, "it is the only one"));
+        if page.len() < PAGE {
+            // There are two at least: each has a copy of the volume table.
+            return Err(stream.ends_in(PLACE));
         }
-        if page.get(..HEADER).and_then(image_number) == Some(number) {
+        if header(page) == Some(first) {
             break offset;
         }
     };
+    if u64::from(first.data) >= size {
+        return Err(damaged(20, PLACE, "its data would begin behind it"));
+    }
     stream.skip(size.saturating_sub(PAGE as u64), PLACE)?;
     loop {
         let offset = stream.offset();
-        let mut header = [0; HEADER];
-        if stream.some(&mut header)?.is_empty() {
-            break;
-        }
-        if image_number(&header) != Some(number) {
-            return Err(damaged(offset, PLACE, "its header is wrong"));
+        let mut block = [0; HEADER];
+        match stream.some(&mut block)? {
+            [] => break,
+            found if header(found) == Some(first) => {}
+            _ => return Err(damaged(offset, PLACE, "its header is wrong")),
         }
         stream.skip(size.saturating_sub(HEADER as u64), PLACE)?;
     }
