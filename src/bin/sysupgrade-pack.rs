@@ -17,9 +17,10 @@ use sysupgrade_rs::config::engine::ENGINE;
 use sysupgrade_rs::config::steps::{self, CompileError, StepSet};
 use sysupgrade_rs::files::{self, FileError, NewFile};
 use sysupgrade_rs::image::manifest::DEFAULT_BLOCK_SIZE;
-use sysupgrade_rs::image::openwrt::metadata::Version;
+use sysupgrade_rs::image::openwrt::metadata::{Metadata, Version};
 use sysupgrade_rs::image::{
-    self, BuildError, Encoding, ImageError, Inspection, OpenWrtSigner, PartSource, Spec, Unverified,
+    self, BuildError, Encoding, ImageError, Inspection, OpenWrtSigner, PartSource, Spec,
+    Unverified, add_openwrt, openwrt_metadata,
 };
 use sysupgrade_rs::report::{ExitCode, printable};
 use sysupgrade_rs::trust::ucert;
@@ -136,6 +137,8 @@ struct Build {
     output: PathBuf,
     #[command(flatten, next_help_heading = "For stock OpenWrt")]
     openwrt: ForOpenWrt,
+    #[command(flatten)]
+    openwrt_key: OpenWrtKey,
 }
 
 #[derive(Args)]
@@ -160,8 +163,12 @@ struct ForOpenWrt {
     /// What stock OpenWrt tells people whose device has another compatibility version
     #[arg(long, value_name = "TEXT", requires = "openwrt_metadata")]
     compat_message: Option<String>,
-    /// Secret key to sign with for stock OpenWrt
-    #[arg(long, value_name = "SECRET", requires = "openwrt_metadata")]
+}
+
+#[derive(Args)]
+struct OpenWrtKey {
+    /// Secret key to sign with for stock OpenWrt, which does not know the other signatures
+    #[arg(long, value_name = "SECRET")]
     openwrt_key: Option<PathBuf>,
     /// Certificates for that key; without them its public half must be on the device
     #[arg(long, value_name = "FILE", requires = "openwrt_key")]
@@ -176,6 +183,8 @@ struct Sign {
     key: Vec<PathBuf>,
     /// The image; it is replaced when all is done
     image: PathBuf,
+    #[command(flatten)]
+    openwrt_key: OpenWrtKey,
 }
 
 /// Show what an image says it is, without checking anything
@@ -229,6 +238,10 @@ enum PackError {
     Epoch { text: String },
     #[error("the clock is before 1970")]
     Clock,
+    #[error("{} is signed for stock OpenWrt, too, which any change breaks: sign that again with --openwrt-key", path.display())]
+    SignedForOpenWrt { path: PathBuf },
+    #[error("{} has no metadata for stock OpenWrt, which --openwrt-key would sign: build it with --openwrt-metadata", path.display())]
+    NoMetadata { path: PathBuf },
     #[error("cannot write the answer")]
     Answer(#[from] io::Error),
 }
@@ -239,6 +252,9 @@ impl PackError {
             Self::Image(error) | Self::Build(BuildError::Image(error)) => {
                 error.reason().exit_code()
             }
+            Self::Build(BuildError::DeflatedForOpenWrt | BuildError::PartForOpenWrt { .. })
+            | Self::SignedForOpenWrt { .. }
+            | Self::NoMetadata { .. } => ExitCode::Usage,
             // Whoever reads the answer has seen enough of it.
             Self::Answer(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::Done,
             _ => ExitCode::Failed,
@@ -391,9 +407,17 @@ fn build(args: Build) -> Result<(), PackError> {
         let steps = steps::compile(dir)?;
         generated.insert(PathBuf::from(StepSet::PATH), steps.to_json());
     }
-    let for_openwrt = match args.openwrt.openwrt_metadata {
-        true => Some(for_openwrt(args.openwrt, &args.version, &args.board)?),
-        false => None,
+    let openwrt = args.openwrt;
+    let signer = openwrt_signer(&args.openwrt_key)?;
+    if signer.is_some() && !openwrt.openwrt_metadata {
+        return Err(PackError::NoMetadata { path: args.output });
+    }
+    let version = Version {
+        dist: Some(openwrt.dist),
+        version: Some(openwrt.release.unwrap_or_else(|| args.version.clone())),
+        revision: openwrt.revision,
+        target: openwrt.target,
+        board: args.board.first().map(|board| board.replace(',', "_")),
     };
     let spec = Spec {
         boards: args.board,
@@ -411,56 +435,59 @@ fn build(args: Build) -> Result<(), PackError> {
         } else {
             Encoding::Plain
         },
-        openwrt: for_openwrt.is_some(),
+        openwrt: openwrt.openwrt_metadata,
     };
     write_image(&args.output, |file| {
         let manifest = write_buffered(file, |out| image::build(&spec, &keys, out))?;
-        match &for_openwrt {
-            Some(about) => image::add_openwrt(file, &manifest, about),
-            None => Ok(()),
+        if spec.openwrt {
+            let metadata = openwrt_metadata(&manifest, version, openwrt.compat_message)
+                .map_err(BuildError::from)?;
+            add_openwrt(file, &metadata.to_json(), signer.as_ref())?;
         }
+        Ok(())
     })
 }
 
-fn for_openwrt(
-    args: ForOpenWrt,
-    version: &str,
-    boards: &[String],
-) -> Result<image::OpenWrt, PackError> {
-    let signer = match &args.openwrt_key {
-        Some(path) => Some(OpenWrtSigner {
-            key: read_key(path)?,
-            certificates: match &args.openwrt_cert {
-                Some(path) => files::read(path, ucert::MAX_CHAIN as u64)?,
-                None => Vec::new(),
-            },
-        }),
-        None => None,
+fn openwrt_signer(args: &OpenWrtKey) -> Result<Option<OpenWrtSigner>, PackError> {
+    let Some(path) = &args.openwrt_key else {
+        return Ok(None);
     };
-    Ok(image::OpenWrt {
-        version: Version {
-            dist: Some(args.dist),
-            version: Some(args.release.unwrap_or_else(|| version.to_owned())),
-            revision: args.revision,
-            target: args.target,
-            board: boards.first().map(|board| board.replace(',', "_")),
-        },
-        compat_message: args.compat_message,
-        signer,
-    })
+    let certificates = match &args.openwrt_cert {
+        Some(path) => files::read(path, ucert::MAX_CHAIN as u64)?,
+        None => Vec::new(),
+    };
+    Ok(Some(OpenWrtSigner {
+        key: read_key(path)?,
+        certificates,
+    }))
 }
 
 fn sign(args: &Sign) -> Result<(), PackError> {
     let keys = read_keys(&args.key)?;
+    let signer = openwrt_signer(&args.openwrt_key)?;
+    let path = || args.image.clone();
     write_image(&args.image, |file| {
-        write_buffered(file, |out| image::sign(&args.image, &keys, out))
+        let tail = write_buffered(file, |out| image::sign(&args.image, &keys, out))?;
+        if tail.signature.is_some() && signer.is_none() {
+            return Err(PackError::SignedForOpenWrt { path: path() });
+        }
+        match (tail.metadata, &signer) {
+            (Some(metadata), signer) => {
+                Metadata::parse(&metadata).map_err(BuildError::from)?;
+                // It is JSON, and so it is text.
+                let metadata = String::from_utf8_lossy(&metadata);
+                Ok(add_openwrt(file, &metadata, signer.as_ref())?)
+            }
+            (None, Some(_)) => Err(PackError::NoMetadata { path: path() }),
+            (None, None) => Ok(()),
+        }
     })
 }
 
 /// The image appears whole under its name, or what was there before stays.
 fn write_image(
     path: &Path,
-    write: impl FnOnce(&mut NewFile) -> Result<(), BuildError>,
+    write: impl FnOnce(&mut NewFile) -> Result<(), PackError>,
 ) -> Result<(), PackError> {
     let mut file = NewFile::create(path, 0o644)?;
     write(&mut file)?;

@@ -20,12 +20,12 @@ use super::error::ImageError;
 use super::header::{self, Kind, TAR_BLOCK};
 use super::manifest::{Encoding, MAX_CONFIG, Manifest, MemberInfo, PartInfo};
 use super::openwrt::compat::Compat;
-use super::openwrt::fwtool::{self, FwtoolError, New};
+use super::openwrt::fwtool::{self, FwtoolError, New, Tail};
 use super::openwrt::metadata::{Metadata, MetadataError, Version};
 use super::read::Unverified;
 use super::{CONFIG, CONTROL, MANIFEST, SIGNATURES, directory};
 use crate::digest::{Digest, Hasher};
-use crate::files::{self, FileError, InPlace};
+use crate::files::{self, FileError};
 use crate::report::printable;
 use crate::trust::Trust;
 use crate::trust::ucert::{self, UcertError};
@@ -71,16 +71,6 @@ const ROOT: &str = "root";
 /// OpenWrt's build fills up the root file system to a multiple of this: squashfs reads its device in
 /// such units, and the tail of a volume that does not end with one cannot be read.
 const ROOT_UNIT: usize = 1024;
-
-/// What stock OpenWrt is told of an image, beside what the manifest says.
-pub struct OpenWrt {
-    /// For people.
-    pub version: Version,
-    /// What people are told whose device has another compatibility version.
-    pub compat_message: Option<String>,
-    /// Who signs the image for stock OpenWrt, if anybody.
-    pub signer: Option<OpenWrtSigner>,
-}
 
 /// A key, and the certificates that make stock OpenWrt accept it.
 pub struct OpenWrtSigner {
@@ -145,12 +135,6 @@ pub enum BuildError {
         /// The key.
         id: KeyId,
     },
-    /// Metadata of another tool covers the signatures.
-    #[error("{} ends in OpenWrt metadata, which new signatures would break: sign before it is added", path.display())]
-    Metadata {
-        /// The image.
-        path: PathBuf,
-    },
     /// Stock OpenWrt cannot inflate a part.
     #[error(
         "stock OpenWrt would flash deflated parts as they are: an image for it has plain parts"
@@ -172,7 +156,7 @@ pub enum BuildError {
     #[error(transparent)]
     Fwtool(#[from] FwtoolError),
     /// The certificates do not fit the key, or not into an image.
-    #[error(transparent)]
+    #[error("the signature for stock OpenWrt cannot be made")]
     Ucert(#[from] UcertError),
     /// The image cannot be written.
     #[error("cannot write the image")]
@@ -248,27 +232,39 @@ fn check_openwrt(spec: &Spec) -> Result<(), BuildError> {
     }
 }
 
-/// Adds to the image in `file`, which has this manifest, what stock OpenWrt wants to find at the end:
-/// its metadata, and the signature over all before it.
+/// The metadata of an image with this manifest, for stock OpenWrt.
+///
+/// # Errors
+/// When its compatibility version is none in OpenWrt.
+pub fn openwrt_metadata(
+    manifest: &Manifest,
+    version: Version,
+    compat_message: Option<String>,
+) -> Result<Metadata, MetadataError> {
+    let compat = Compat::parse(&manifest.compat).map_err(|source| MetadataError::Compat {
+        text: printable(&manifest.compat),
+        source,
+    })?;
+    Ok(Metadata {
+        compat,
+        compat_message,
+        devices: manifest.boards.clone(),
+        version,
+    })
+}
+
+/// Adds to the image in `file` what stock OpenWrt wants to find at its end: the text of its metadata,
+/// and the signature over all before it.
 ///
 /// # Errors
 /// [`BuildError`]; the file is then no image.
 pub fn add_openwrt<F: Read + Write + Seek>(
     file: &mut F,
-    manifest: &Manifest,
-    about: &OpenWrt,
+    metadata: &str,
+    signer: Option<&OpenWrtSigner>,
 ) -> Result<(), BuildError> {
-    let metadata = Metadata {
-        compat: Compat::parse(&manifest.compat).map_err(|source| MetadataError::Compat {
-            text: printable(&manifest.compat),
-            source,
-        })?,
-        compat_message: about.compat_message.clone(),
-        devices: manifest.boards.clone(),
-        version: about.version.clone(),
-    };
-    fwtool::append(file, New::Info(&metadata.to_json()))?;
-    if let Some(signer) = &about.signer {
+    fwtool::append(file, New::Info(metadata))?;
+    if let Some(signer) = signer {
         let signature = signer.key.sign_stream(file)?;
         let chain = ucert::sign_chain(&signer.certificates, &signature)?;
         fwtool::append(file, New::Signature(&chain))?;
@@ -312,17 +308,16 @@ impl<'a> Output<'a> {
 
 /// Writes a copy of the image at `path` that these keys have signed too.
 ///
-/// Nobody should sign what would not install: the image is read whole and checked first.
+/// Nobody should sign what would not install: the image is read whole and checked first. What is
+/// behind it for stock OpenWrt is not copied, since each chunk there depends on every byte before it;
+/// it is the answer, for [`add_openwrt`].
 ///
 /// # Errors
 /// [`BuildError`]; what was written is then no image.
-pub fn sign(path: &Path, keys: &[SecretKey], out: &mut dyn Write) -> Result<(), BuildError> {
-    if has_metadata(path)? {
-        return Err(BuildError::Metadata {
-            path: path.to_owned(),
-        });
-    }
+pub fn sign(path: &Path, keys: &[SecretKey], out: &mut dyn Write) -> Result<Tail, BuildError> {
     let open = || File::open(path).map_err(FileError::at("open", path));
+    let tail = fwtool::read(&mut open()?)?;
+    let open = || open().map(|file| file.take(tail.payload));
     let mut head = Unverified::open(open()?)?;
     let mut signatures = head.signatures()?;
     for key in keys {
@@ -349,20 +344,7 @@ pub fn sign(path: &Path, keys: &[SecretKey], out: &mut dyn Write) -> Result<(), 
     out.member(SIGNATURES, &signed.1)?;
     let mut rest = head.source.inner;
     io::copy(&mut rest, out.out)?;
-    Ok(())
-}
-
-/// True if OpenWrt's metadata follows the image: its checksum covers every byte before it, so that
-/// signatures can only be added first.
-fn has_metadata(path: &Path) -> Result<bool, FileError> {
-    const TRAILER: u64 = 16;
-    let file = InPlace::open_read_only(path)?;
-    let Some(offset) = file.len().checked_sub(TRAILER) else {
-        return Ok(false);
-    };
-    let mut magic = [0; 4];
-    file.read_at(&mut magic, offset)?;
-    Ok(magic == *b"FWx0")
+    Ok(tail)
 }
 
 fn describe(name: &str, bytes: &[u8]) -> MemberInfo {

@@ -31,7 +31,9 @@ pub mod manifest;
 pub mod openwrt;
 mod read;
 
-pub use build::{BuildError, OpenWrt, OpenWrtSigner, PartSource, Spec, add_openwrt, build, sign};
+pub use build::{
+    BuildError, OpenWrtSigner, PartSource, Spec, add_openwrt, build, openwrt_metadata, sign,
+};
 pub use error::ImageError;
 pub use inspection::Inspection;
 pub use manifest::{Encoding, Manifest, MemberInfo, PartInfo};

@@ -1,6 +1,7 @@
 //! Adding signatures to an image that is there.
 
 use std::fs;
+use std::io::Cursor;
 
 use sysupgrade_rs::image::{self, Encoding, Unverified};
 use sysupgrade_rs::report::Reason;
@@ -52,15 +53,19 @@ fn a_key_does_not_sign_twice() {
 }
 
 #[test]
-fn an_image_with_openwrt_metadata_behind_it_is_not_signed() {
+fn what_stands_behind_an_image_for_openwrt_is_not_copied_but_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
-    let mut image = good(Encoding::Plain);
-    image.extend(b"{}FWx0\0\0\0\0\x01\0\0\0\0\0\0\x12");
+    let mut image = Cursor::new(good(Encoding::Plain));
+    image::add_openwrt(&mut image, "{}", None).unwrap();
+    let image = image.into_inner();
     assert_eq!(reason(&image, &trust_one()), None, "it is still an image");
     fs::write(&path, &image).unwrap();
-    let error = image::sign(&path, &[key(2)], &mut Vec::new()).unwrap_err();
-    assert!(error.to_string().contains("sign before"), "{error}");
+    let mut signed = Vec::new();
+    let tail = image::sign(&path, &[key(2)], &mut signed).unwrap();
+    assert_eq!(tail.metadata.as_deref(), Some(&b"{}"[..]));
+    assert_eq!(signed.len(), good(Encoding::Plain).len());
+    assert_eq!(reason(&signed, &trust(&[key(1), key(2)], 2)), None);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! recorded cases.
 
 mod backups;
+mod built;
 mod certificates;
 mod container;
 mod metadata;
