@@ -57,7 +57,7 @@ fn whole(bytes: &[u8], kind: Kind) -> Payload {
     let payload = check(bytes).unwrap_or_else(|error| panic!("{kind}: {error}"));
     assert_eq!(payload.kind, kind);
     // An odd number: a UBI image that loses whole erase blocks still looks whole.
-    for cut in [4096, bytes.len() / 2 | 1] {
+    for cut in [4096, (bytes.len() / 2) | 1] {
         assert!(
             check(&bytes[..bytes.len() - cut]).is_err(),
             "{kind} without {cut} bytes"

@@ -241,6 +241,10 @@ pub(super) fn firmware() -> Vec<u8> {
     bytes
 }
 
+fn only(range: std::ops::Range<usize>) -> Vec<std::ops::Range<usize>> {
+    vec![range]
+}
+
 /// One of each kind.
 pub(super) fn all() -> Vec<Sample> {
     let numbers = |width, big, at: &[usize]| at.iter().map(|at| (*at, width, big)).collect();
@@ -277,7 +281,7 @@ pub(super) fn all() -> Vec<Sample> {
             name: "kernel",
             kind: Kind::Kernel,
             parts: vec![("kernel", 0, 3064)],
-            covered: vec![0..3064],
+            covered: only(0..3064),
             numbers: numbers(4, true, &[12]),
             needed: 3064,
             bytes: uimage(3000),
@@ -300,7 +304,7 @@ pub(super) fn all() -> Vec<Sample> {
             name: "FIT",
             kind: Kind::Fit,
             parts: vec![("firmware", 0, 4096)],
-            covered: vec![0..4],
+            covered: only(0..4),
             numbers: numbers(4, true, &[4, 8, 12, 16, 24, 32, 36]),
             needed: 4096,
             bytes: fit(4096),
@@ -320,7 +324,7 @@ pub(super) fn all() -> Vec<Sample> {
             name: "UBIFS",
             kind: Kind::Ubifs,
             parts: vec![("rootfs", 0, 3 * 8192)],
-            covered: vec![0..4096],
+            covered: only(0..4096),
             numbers: numbers(4, false, &[16, 36, 40]),
             needed: 3 * 8192,
             bytes: ubifs(8192, 3),
@@ -329,7 +333,7 @@ pub(super) fn all() -> Vec<Sample> {
             name: "combined",
             kind: Kind::Combined,
             parts: vec![("kernel", 65536, 65536), ("rootfs", 131_072, 131_072)],
-            covered: vec![0..18],
+            covered: only(0..18),
             numbers: vec![],
             needed: 4 * 65536,
             bytes: combined(65536, 131_072),
