@@ -331,7 +331,7 @@ fn a_trailer_may_lie_about_every_length_and_type() {
     let original = signed();
     let trailer = original.len() - 16;
     let content = read(&original).unwrap().signature.unwrap().ucert.len() as u64;
-    let near = 0..=original.len() as u32 + 40;
+    let near = 0..=u32::try_from(original.len()).expect("a small image") + 40;
     let far = [0x7fff, 0x8000, 0x8010, 0x8011, 0x1_0000, 0x7fff_ffff];
     let negative = (0..40).map(|less| u32::MAX - less);
     for size in near.chain(far).chain([1 << 31]).chain(negative) {

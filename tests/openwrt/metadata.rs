@@ -139,7 +139,7 @@ fn what_is_written_here_is_what_the_build_of_openwrt_writes() {
             continue;
         };
         let ours = metadata.to_json();
-        // The recorded text has as many spaces before its end as make it as long as possible.
+        // That one has spaces behind it, up to the limit.
         if name != "metadata-max-30720" {
             assert_eq!(ours, text, "{name}, {}", image["made_by"]);
             written += 1;

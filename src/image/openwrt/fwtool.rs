@@ -280,19 +280,19 @@ fn chunk_before(bytes: &[u8], base: u64) -> Result<Option<Chunk>, FwtoolError> {
         size,
         problem,
     };
-    let length = size
-        .checked_sub(TRAILER as u32)
+    let length = u64::from(size)
+        .checked_sub(TRAILER as u64)
         .ok_or_else(|| bad("shorter than the trailer itself"))?;
-    if u64::from(length) > BUFFER {
+    if length > BUFFER {
         return Err(bad("longer than stock tools read"));
     }
-    if kind == INFO && u64::from(length) < INFO_HEADER as u64 {
+    if kind == INFO && length < INFO_HEADER as u64 {
         return Err(bad("no room for the header of metadata"));
     }
-    if u64::from(length) > offset {
+    if length > offset {
         return Err(bad("longer than the file"));
     }
-    if u64::from(length) == offset {
+    if length == offset {
         return Err(FwtoolError::NoPayload);
     }
     let start = usize::try_from(length)
