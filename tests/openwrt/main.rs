@@ -10,6 +10,7 @@ mod payload;
 mod revocation;
 mod scripts;
 mod scripts_boot;
+mod scripts_package;
 mod signatures;
 #[path = "../sim/mod.rs"]
 mod sim;

@@ -1,0 +1,427 @@
+//! The package for OpenWrt: what it installs, and how it takes over from the stock tools and gives back.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::scripts::{Result, SHELLS, installed};
+use crate::world::snapshot::Snapshot;
+use crate::world::temporary_directory;
+
+/// What the package's Makefile includes, as far as it uses it.
+const RULES: &str = "
+INCLUDE_DIR:=$(TOPDIR)
+INSTALL_DIR:=install -d -m0755
+INSTALL_BIN:=install -m0755
+INSTALL_DATA:=install -m0644
+";
+const PACKAGE: &str = "
+define BuildPackage
+install:
+	$(call Package/$(1)/install,$(DESTINATION))
+	$(file >$(DESTINATION).postinst,$(Package/$(1)/postinst))
+	$(file >$(DESTINATION).prerm,$(Package/$(1)/prerm))
+endef
+";
+
+fn package() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/openwrt")
+}
+
+/// A root file system with the stock tools, and the package installed over it by its own Makefile.
+struct Root {
+    dir: tempfile::TempDir,
+    root: PathBuf,
+}
+
+/// Stock files that are replaced, and what takes their place.
+const REPLACED: [(&str, &str); 3] = [
+    ("sbin/sysupgrade", "/usr/sbin/sysupgrade-rs"),
+    (
+        "usr/libexec/validate_firmware_image",
+        "/usr/libexec/sysupgrade-rs/validate_firmware_image",
+    ),
+    ("etc/init.d/bootcount", "/bin/true"),
+];
+
+/// What is new.
+const GLUE: (&str, &str) = (
+    "lib/upgrade/zz-sysupgrade-rs.sh",
+    "/usr/libexec/sysupgrade-rs/stage2.sh",
+);
+
+impl Root {
+    fn new() -> Result<Self> {
+        let dir = temporary_directory()?;
+        let root = dir.path().join("root");
+        let mut stock = Snapshot::default();
+        for (name, _) in REPLACED {
+            stock.put_file(name, 0o755, &format!("#!/bin/sh\necho stock {name}\n"));
+        }
+        stock.put_file("lib/upgrade/platform.sh", 0o644, "# stock\n");
+        stock.put_link("var", "tmp");
+        stock.write(&root)?;
+        let build = dir.path().join("build");
+        fs::create_dir_all(build.join("feeds/packages/lang/rust"))?;
+        fs::create_dir_all(build.join("bin"))?;
+        fs::write(build.join("rules.mk"), RULES)?;
+        fs::write(build.join("package.mk"), PACKAGE)?;
+        fs::write(build.join("feeds/packages/lang/rust/rust-package.mk"), "")?;
+        fs::write(build.join("bin/sysupgrade-rs"), "the tool")?;
+        let output = Command::new("make")
+            .arg("-C")
+            .arg(package())
+            .arg("install")
+            .arg(format!("TOPDIR={}", build.display()))
+            .arg(format!("PKG_INSTALL_DIR={}", build.display()))
+            .arg(format!("DESTINATION={}", root.display()))
+            .output()?;
+        assert!(output.status.success(), "{output:?}");
+        Ok(Self { dir, root })
+    }
+
+    /// A program of the router.
+    fn program(&self, name: &str, text: &str) -> Result {
+        let bin = self.dir.path().join("bin");
+        fs::create_dir_all(&bin)?;
+        fs::write(bin.join(name), format!("#!/bin/sh\n{text}\n"))?;
+        let mode = PermissionsExt::from_mode(0o755);
+        Ok(fs::set_permissions(bin.join(name), mode)?)
+    }
+
+    fn sh(&self, shell: &[&str], script: &str) -> Result<std::process::Output> {
+        let mut command = Command::new(shell[0]);
+        command.args(&shell[1..]).args(["-c", script]);
+        command.env("ADOPT", installed("usr/libexec/sysupgrade-rs/adopt"));
+        command.env("BIN", self.dir.path().join("bin"));
+        Ok(command.env("IPKG_INSTROOT", &self.root).output()?)
+    }
+
+    fn adopt(&self, shell: &[&str], word: &str) -> Result {
+        let output = self.sh(
+            shell,
+            &format!("sync() {{ :; }}; set -- {word}; . \"$ADOPT\""),
+        )?;
+        assert!(output.status.success(), "{output:?}");
+        Ok(())
+    }
+
+    fn link(&self, name: &str) -> Option<PathBuf> {
+        fs::read_link(self.root.join(name)).ok()
+    }
+
+    fn has_taken_over(&self) -> bool {
+        let mut all = REPLACED.into_iter().chain([GLUE]);
+        all.all(|(name, target)| self.link(name) == Some(target.into()))
+    }
+
+    /// All of it but what the package keeps for itself.
+    fn visible(&self) -> Result<Snapshot> {
+        let mut visible = Snapshot::read(&self.root)?;
+        for name in ["usr/lib", "run"] {
+            visible.remove(name);
+        }
+        Ok(visible)
+    }
+}
+
+/// Files below a directory, by name.
+fn files_below(dir: &Path) -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for entry in fs::read_dir(next)? {
+            let path = entry?.path();
+            match path.is_dir() {
+                true => dirs.push(path),
+                false => drop(found.insert(path.strip_prefix(dir)?.to_owned())),
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn the_makefile_installs_every_file_where_it_lies_and_as_what_it_is() -> Result {
+    let target = Root::new()?;
+    let files = package().join("files");
+    for name in files_below(&files)? {
+        let (from, to) = (files.join(&name), target.root.join(&name));
+        let content = fs::read(&from)?;
+        assert!(fs::read(&to)? == content, "{}", name.display());
+        let runs = fs::metadata(&to)?.permissions().mode() & 0o111 != 0;
+        assert_eq!(
+            runs,
+            fs::metadata(&from)?.permissions().mode() & 0o111 != 0,
+            "{} is as executable as here",
+            name.display()
+        );
+        // Preinit and stage2 source theirs.
+        let sourced = ["lib/preinit", "usr/share"]
+            .iter()
+            .any(|dir| name.starts_with(dir));
+        let sourced = sourced || name.ends_with("stage2.sh");
+        assert_eq!(runs, !sourced, "{}", name.display());
+    }
+    for name in ["usr/sbin/sysupgrade-rs", "lib/sysupgrade-rs/first-boot"] {
+        let mode = fs::metadata(target.root.join(name))?.permissions().mode();
+        assert_eq!(mode & 0o777, 0o755, "{name}");
+    }
+    assert!(target.root.join("etc/sysupgrade-rs/keys").is_dir());
+    let makefile = fs::read_to_string(package().join("Makefile"))?;
+    let version = concat!("PKG_VERSION:=", env!("CARGO_PKG_VERSION"), "\n");
+    assert!(makefile.contains(version), "{version}");
+    Ok(())
+}
+
+#[test]
+fn the_readme_names_every_file() -> Result {
+    let readme = fs::read_to_string(package().join("README.md"))?;
+    for name in files_below(&package())? {
+        let name = name.display().to_string();
+        // The health check is named by where it is installed.
+        let shown = name.trim_start_matches("files");
+        assert!(readme.contains(shown) || name == "README.md", "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_package_is_installed_into_an_image_as_the_tool_and_removed_from_a_router_without_a_trace()
+-> Result {
+    let target = Root::new()?;
+    let script =
+        |name: &str| -> Result<String> { Ok(fs::read_to_string(target.dir.path().join(name))?) };
+    let before = target.visible()?;
+    let output = target.sh(&["dash"], &script("root.postinst")?)?;
+    assert!(output.status.success(), "{output:?}");
+    assert!(target.has_taken_over());
+    assert_eq!(target.link("run"), Some("var/run".into()));
+    // An image that is made loses nothing with the package's removal script.
+    let output = target.sh(&["dash"], &script("root.prerm")?)?;
+    assert!(
+        output.status.success() && target.has_taken_over(),
+        "{output:?}"
+    );
+    target.adopt(SHELLS[0], "off")?;
+    assert_eq!(target.visible()?.differences(&before), "");
+    Ok(())
+}
+
+/// The commands that change something, cut off before the one with the number in `CUT`.
+const CUT: &str = r#"
+n=0
+cut() { n=$((n + 1)); [ "$n" != "$CUT" ] || exit 99; }
+cp() { cut; command cp "$@"; }
+mv() { cut; command mv "$@"; }
+ln() { cut; command ln "$@"; }
+rm() { cut; command rm "$@"; }
+mkdir() { cut; command mkdir "$@"; }
+sync() { cut; }
+"#;
+
+#[test]
+fn taking_over_or_giving_back_can_be_cut_anywhere_and_done_again() -> Result {
+    let mut cuts = 0;
+    for (number, word) in ["on", "off"].into_iter().cycle().take(4).enumerate() {
+        let shell = SHELLS[number / 2];
+        for cut in 1.. {
+            let target = Root::new()?;
+            let stock = target.visible()?;
+            if word == "off" {
+                target.adopt(shell, "on")?;
+            }
+            let script = format!("{CUT} CUT={cut}; set -- {word}; . \"$ADOPT\"");
+            let was_cut = target.sh(shell, &script)?.status.code() == Some(99);
+            for (name, link) in REPLACED {
+                let now = fs::read(target.root.join(name)).ok();
+                let is_stock = now.as_deref() == stock.data(name);
+                let is_ours = target.link(name) == Some(link.into());
+                assert!(
+                    is_stock || is_ours,
+                    "{word} cut before {cut}: {name} is neither"
+                );
+                let kept = fs::read(target.root.join("usr/lib/sysupgrade-rs/stock").join(name));
+                let kept = kept.ok();
+                assert!(
+                    is_stock || kept.as_deref() == stock.data(name),
+                    "{word} cut before {cut}: there is no way back for {name}"
+                );
+            }
+            target.adopt(shell, "on")?;
+            target.adopt(shell, "on")?;
+            assert!(target.has_taken_over());
+            target.adopt(shell, "off")?;
+            assert_eq!(target.visible()?.differences(&stock), "");
+            cuts += 1;
+            if !was_cut {
+                break;
+            }
+        }
+    }
+    assert!(cuts > 40, "only {cuts} cuts");
+    Ok(())
+}
+
+#[test]
+fn newer_stock_files_are_taken_over_again_and_are_the_ones_given_back() -> Result {
+    let target = Root::new()?;
+    target.adopt(SHELLS[0], "on")?;
+    let place = target.root.join("sbin/sysupgrade");
+    fs::remove_file(&place)?;
+    fs::write(&place, "newer")?;
+    target.adopt(SHELLS[1], "on")?;
+    assert!(target.has_taken_over());
+    target.adopt(SHELLS[0], "off")?;
+    assert_eq!(fs::read_to_string(&place)?, "newer");
+    Ok(())
+}
+
+#[test]
+fn a_router_without_a_boot_counter_gets_none() -> Result {
+    let target = Root::new()?;
+    fs::remove_file(target.root.join("etc/init.d/bootcount"))?;
+    target.adopt(SHELLS[0], "on")?;
+    assert_eq!(target.link("etc/init.d/bootcount"), None);
+    Ok(())
+}
+
+#[test]
+fn a_router_that_doctor_finds_unfit_keeps_the_stock_tools() -> Result {
+    // Nothing here is named below a root: what would change this machine only says so.
+    let script = r#"
+cp() { echo CHANGES; }
+mv() { cp; }
+ln() { cp; }
+rm() { cp; }
+mkdir() { cp; }
+sync() { :; }
+unset IPKG_INSTROOT
+PATH=$BIN:$PATH
+set -- on
+. "$ADOPT""#;
+    for shell in SHELLS {
+        let target = Root::new()?;
+        target.program("sysupgrade-rs", "echo \"asked $*\"; exit 30")?;
+        let output = target.sh(shell, script)?;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert_eq!(String::from_utf8(output.stdout)?, "asked doctor\n");
+    }
+    Ok(())
+}
+
+/// An init script, as rc.common and procd call it: what it starts.
+fn service(target: &Root, shell: &[&str], name: &str) -> Result<String> {
+    let script = format!(
+        r#"
+procd_open_instance() {{ :; }}
+procd_close_instance() {{ :; }}
+procd_set_param() {{ [ "$1" != command ] || {{ shift; "$@"; }}; }}
+PATH=$BIN:$PATH
+. "$IPKG_INSTROOT/etc/init.d/{name}"
+echo "start $START procd $USE_PROCD" >&2
+start_service"#
+    );
+    let output = target.sh(shell, &script)?;
+    assert!(output.status.code().is_some(), "{output:?}");
+    let place = String::from_utf8(output.stderr)?;
+    let place = place.lines().next().ok_or("no place")?;
+    Ok(format!("{place}\n{}", String::from_utf8(output.stdout)?))
+}
+
+#[test]
+fn the_guard_starts_early_and_does_not_die_of_an_accident() -> Result {
+    for shell in SHELLS {
+        let target = Root::new()?;
+        let tries = target.dir.path().join("tries");
+        let tries = tries.display();
+        target.program("sleep", "echo waits")?;
+        target.program(
+            "sysupgrade-rs",
+            &format!("echo \"$*\"; echo x >>{tries}; [ \"$(wc -l <{tries})\" -ge 3 ]"),
+        )?;
+        let name = "sysupgrade-rs-guard";
+        assert_eq!(service(&target, shell, name)?, "start 12 procd 1\n");
+        fs::write(target.root.join("etc/sysupgrade-rs/board.toml"), "")?;
+        let did = service(&target, shell, name)?;
+        let did: Vec<_> = did.lines().skip(1).collect();
+        assert_eq!(did, ["guard", "waits", "guard", "waits", "guard"]);
+    }
+    Ok(())
+}
+
+#[test]
+fn only_a_healthy_system_is_confirmed() -> Result {
+    for shell in SHELLS {
+        let target = Root::new()?;
+        fs::write(target.root.join("etc/sysupgrade-rs/board.toml"), "")?;
+        for (standing, health, did) in [
+            ("on-trial", "exit 0", "confirm\n"),
+            ("on-trial", "exit 1", ""),
+            ("good", "exit 0", ""),
+        ] {
+            let status = format!(r#"echo '{{"standing":"{standing}"}}'"#);
+            let tool = format!("case $1 in status) {status} ;; *) echo \"$*\" ;; esac");
+            target.program("sysupgrade-rs", &tool)?;
+            let path = target.root.join("lib/sysupgrade-rs/health");
+            fs::write(path, format!("#!/bin/sh\n{health}\n"))?;
+            let expected = format!("start 99 procd 1\n{did}");
+            assert_eq!(service(&target, shell, "sysupgrade-rs-confirm")?, expected);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn healthy_means_lan_is_up_and_what_an_admin_comes_in_by_runs() -> Result {
+    for shell in SHELLS {
+        let target = Root::new()?;
+        let dropbear = target.root.join("etc/init.d/dropbear");
+        target.program("jsonfilter", "exec jq -r \".${2#@.}\"")?;
+        for (lan, service, healthy, said) in [
+            (true, "exit 0", true, ""),
+            (true, "[ $1 != enabled ]", true, ""),
+            (true, "[ $1 = enabled ]", false, "dropbear does not run\n"),
+            (false, "exit 0", false, "the network lan is not up\n"),
+        ] {
+            target.program("ubus", &format!("echo '{{\"up\":{lan}}}'"))?;
+            fs::write(&dropbear, format!("#!/bin/sh\n{service}\n"))?;
+            fs::set_permissions(&dropbear, PermissionsExt::from_mode(0o755))?;
+            let health = installed("lib/sysupgrade-rs/health");
+            let health = health.display();
+            let script = format!("PATH=$BIN:$PATH; sleep() {{ :; }}; . {health}");
+            let output = target.sh(shell, &script)?;
+            assert_eq!(output.status.success(), healthy, "{output:?}");
+            assert_eq!(String::from_utf8(output.stdout)?, said);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn shellcheck_has_nothing_to_say() -> Result {
+    let files = package().join("files");
+    let mut checked = 0;
+    for name in files_below(&files)? {
+        let path = files.join(&name);
+        if path.extension().is_some_and(|kind| kind == "json") {
+            continue;
+        }
+        let mut command = Command::new("shellcheck");
+        command.args(["--shell=sh", "--norc"]).arg(&path);
+        if name.starts_with("etc/init.d") {
+            command.arg("--exclude=SC2034"); // rc.common reads the variables
+        }
+        let output = command.output()?;
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8(output.stdout)?
+        );
+        checked += 1;
+    }
+    assert_eq!(checked, 8);
+    Ok(())
+}
