@@ -1,11 +1,9 @@
 //! What the package for OpenWrt installs, and boot and upgrade run: preinit, stage2, taking over from
 //! the stock tools and giving back, and the package itself.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
 
 use sysupgrade_rs::slots::Slot;
 
