@@ -878,6 +878,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_new_file_grows_at_its_end_wherever_it_was_read() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("new");
+        let mut file = NewFile::create(&path, 0o644).expect("created");
+        file.write_all(b"payload").expect("written");
+        let mut text = [0; 3];
+        file.rewind().expect("moved");
+        file.read_exact(&mut text).expect("read");
+        assert_eq!(&text, b"pay");
+        file.write_all(b" and more").expect("written");
+        file.commit().expect("placed");
+        assert_eq!(fs::read(&path).expect("there"), b"payload and more");
+    }
+
+    #[test]
     fn directories_are_made_below_a_link_to_a_directory_too() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         fs::create_dir(dir.path().join("tmp")).expect("made");

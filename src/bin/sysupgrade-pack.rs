@@ -47,7 +47,7 @@ struct CommandLine {
 enum Command {
     Keygen(Keygen),
     Certify(Certify),
-    Build(Build),
+    Build(Box<Build>),
     Sign(Sign),
     Inspect(Inspect),
     Steps(Steps),
@@ -304,7 +304,7 @@ fn run(command: Command) -> Result<(), PackError> {
     match command {
         Command::Keygen(args) => keygen(&args),
         Command::Certify(args) => certify(&args),
-        Command::Build(args) => build(args),
+        Command::Build(args) => build(*args),
         Command::Sign(args) => sign(&args),
         Command::Inspect(args) => inspect(&args),
         Command::Steps(args) => steps(&args),
