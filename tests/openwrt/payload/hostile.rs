@@ -540,3 +540,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_lies_outside_of_its_own_tree_or_erase_block_is_refused() {
+    let good = samples::fit(4096);
+    for (at, lie) in [
+        (8, 4000),
+        (12, 4000),
+        (16, 4090),
+        (32, 4000),
+        (36, 4090),
+        (4, 200),
+    ] {
+        let mut bytes = good.clone();
+        samples::put(&mut bytes, at, 4, true, lie);
+        let (reason, text) = refused(&bytes, None);
+        assert_eq!(reason, Reason::Damaged, "{at}: {text}");
+    }
+    let mut bytes = samples::ubi(3, 8192);
+    for block in bytes.chunks_mut(8192) {
+        samples::put(block, 20, 4, true, 8192);
+        samples::seal(Kind::Ubi, block);
+    }
+    assert!(refused(&bytes, None).1.contains("would begin behind it"));
+}
