@@ -84,7 +84,7 @@ fn examine_machine(checks: &mut Checks, machine: &mut Machine) {
         }
     }
     if checks
-        .of("trusted keys", system::open_trust(machine), |trust| {
+        .of("trusted keys", system::open_trust(machine, 0), |trust| {
             format!(
                 "{} keys, {} must sign, floor {}",
                 trust.keys.len(),

@@ -23,27 +23,36 @@
 //! right. Any error after step 5, and a signal, leaves things as a power cut there would.
 
 mod error;
+mod misfit;
 mod plan;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::archive;
+use crate::board::Board;
+use crate::config::archive::{self, Origin};
 use crate::config::bundle::Scope;
+use crate::config::keep::Listing;
+use crate::config::report::Notice;
 use crate::data::{ArchiveRef, Entry, Installed, Stage, Update, What};
 use crate::digest::{Hasher, Hashing};
-use crate::files;
+use crate::files::{self, FileError};
 use crate::flash::{Device, FlashError, Written};
-use crate::image::{ImageError, Manifest, Member, PartInfo, Unverified, Verified};
-use crate::machine::{Lock, Machine, MachineError};
-use crate::report::{Cost, Phase, Reason};
+use crate::image::ImageError;
+use crate::image::candidate::{Candidate, Contents, Image, Member, skip};
+use crate::image::openwrt::Target;
+use crate::machine::{Identity, Lock, Machine, MachineError};
+use crate::report::{Cost, Phase, Reason, Refusal};
 use crate::sys;
 use crate::trust::Trust;
 
 pub use crate::report::describe;
 pub use error::InstallError;
+pub use misfit::{Misfit, Names};
 pub use plan::Plan;
 use plan::plan;
 use watch::Meter;
@@ -53,14 +62,20 @@ pub use watch::Watch;
 pub type Parts = BTreeMap<String, Result<Box<dyn Device>, FlashError>>;
 
 /// What the caller wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
     /// Carry the declared configuration over. Otherwise the new system starts from its defaults.
     pub keep: bool,
     /// Install although a forceable rule says no (another board).
     pub force: bool,
+    /// Keep the configuration although only its minor compatibility version says no.
+    pub ignore_minor_compat: bool,
     /// What of the configuration travels; as the board file says if `None`.
     pub scope: Option<Scope>,
+    /// Which files of it.
+    pub listing: Listing,
+    /// A ready archive that travels instead, from whatever tool.
+    pub archive: Option<PathBuf>,
     /// How long the new system may run unconfirmed; the board's own time if `None`.
     pub confirm_within: Option<Duration>,
 }
@@ -102,7 +117,10 @@ pub struct Upgrade<'a> {
 /// # Errors
 /// [`InstallError`]; before step 5 nothing has been written, after it the error is
 /// [`InstallError::Unfinished`] and the target cannot be booted.
-pub fn install(upgrade: &mut Upgrade<'_>, image: impl Read) -> Result<Done, InstallError> {
+pub fn install<R: Read>(
+    upgrade: &mut Upgrade<'_>,
+    image: impl Into<Candidate<R>>,
+) -> Result<Done, InstallError> {
     upgrade.machine.data.create()?;
     let (plan, image) = match examine(upgrade, image) {
         Ok(good) => good,
@@ -174,8 +192,8 @@ fn record(
 /// [`InstallError`]; nothing has been written.
 pub fn examine<R: Read>(
     upgrade: &mut Upgrade<'_>,
-    image: R,
-) -> Result<(Plan, Verified<R>), InstallError> {
+    image: impl Into<Candidate<R>>,
+) -> Result<(Plan, Image<R>), InstallError> {
     let (plan, image) = survey(upgrade, image)?;
     if !plan.refusals.is_empty() {
         return Err(InstallError::Refused(plan.refusals));
@@ -189,14 +207,40 @@ pub fn examine<R: Read>(
     Ok((plan, image))
 }
 
+/// What can be said of an image without a machine: its contents, checked to the last byte; whether the
+/// configuration below `root` may go with it; and the rule that says no.
+///
+/// # Errors
+/// [`InstallError`]: the image is not good.
+pub fn judge<R: Read>(
+    root: &Path,
+    board: Option<&Board>,
+    trust: &Trust,
+    image: impl Into<Candidate<R>>,
+    wish: &Wish,
+) -> Result<(Contents, bool, Option<Refusal>), InstallError> {
+    let identity = Identity::read(root)?;
+    let names = Names::of(&identity, board);
+    let target = Target {
+        board: names.of_stock(),
+        parts: None,
+    };
+    let image = image.into().verify(trust, &target)?;
+    let contents = image.contents().clone();
+    image.check().map_err(image_error)?;
+    let misfit = Misfit::of(&contents, &names, &identity);
+    let (may_keep, refusal) = (misfit.may_keep(), misfit.refusal(wish));
+    Ok((contents, may_keep, refusal))
+}
+
 /// The same for somebody who only wants to know: what says no is in the plan.
 ///
 /// # Errors
 /// [`InstallError`]: no plan can be made at all.
 pub fn survey<R: Read>(
     upgrade: &mut Upgrade<'_>,
-    image: R,
-) -> Result<(Plan, Verified<R>), InstallError> {
+    image: impl Into<Candidate<R>>,
+) -> Result<(Plan, Image<R>), InstallError> {
     let Upgrade {
         machine,
         trust,
@@ -206,28 +250,38 @@ pub fn survey<R: Read>(
         ..
     } = upgrade;
     watch.phase(Phase::Verify);
-    let mut image = Unverified::open(image)?.verify(trust)?;
+    let identity = Identity::read(&machine.root)?;
+    let names = Names::of(&identity, Some(&machine.board));
+    let target = Target {
+        board: names.of_stock(),
+        parts: Some(parts.keys().map(String::as_str).collect()),
+    };
+    let mut image = image.into().verify(trust, &target)?;
     watch.phase(Phase::Plan);
     let defaults = match wish.keep {
         true => new_defaults(&mut image)?,
         false => None,
     };
-    let plan = plan(machine, image.manifest(), defaults.as_deref(), parts, wish)?;
+    let plan = plan(
+        machine,
+        image.contents(),
+        defaults.as_deref(),
+        parts,
+        (&names, &identity),
+        wish,
+    )?;
     Ok((plan, image))
 }
 
 /// The defaults of the new image, if it says them: they come first in it. They are collected whole,
 /// since only their last byte tells whether any of them is right.
-fn new_defaults<R: Read>(image: &mut Verified<R>) -> Result<Option<Vec<u8>>, InstallError> {
-    if image.manifest().config.is_none() {
+fn new_defaults<R: Read>(image: &mut Image<R>) -> Result<Option<Vec<u8>>, InstallError> {
+    if !image.contents().has_config {
         return Ok(None);
     }
     let mut bytes = Vec::new();
     if let Some(Member::Config(mut config)) = image.next_member()? {
-        let read = config.read_to_end(&mut bytes);
-        read.map_err(|error| {
-            ImageError::from_io(error).map_or_else(InstallError::Copy, InstallError::Image)
-        })?;
+        config.read_to_end(&mut bytes).map_err(image_error)?;
     }
     Ok(Some(bytes))
 }
@@ -236,16 +290,18 @@ fn new_defaults<R: Read>(image: &mut Verified<R>) -> Result<Option<Vec<u8>>, Ins
 ///
 /// # Errors
 /// As [`examine`].
-pub fn test(upgrade: &mut Upgrade<'_>, image: impl Read) -> Result<Plan, InstallError> {
+pub fn test<R: Read>(
+    upgrade: &mut Upgrade<'_>,
+    image: impl Into<Candidate<R>>,
+) -> Result<Plan, InstallError> {
     let (plan, mut image) = examine(upgrade, image)?;
     let mut meter = Meter::new(&mut upgrade.watch, Phase::Verify, plan.bytes);
     while let Some(member) = image.next_member()? {
         match member {
-            Member::Config(mut config) => config.skip()?,
-            Member::Part(mut part) => {
-                meter.part.clone_from(&part.part().slot_part);
-                io::copy(&mut meter.on(&mut part), &mut io::sink())
-                    .map_err(|error| source_error(error, meter.watch))?;
+            Member::Config(config) => skip(config).map_err(image_error)?,
+            Member::Part(part, bytes) => {
+                meter.part = part.name;
+                skip(meter.on(bytes)).map_err(|error| source_error(error, meter.watch))?;
             }
         }
     }
@@ -256,7 +312,7 @@ pub fn test(upgrade: &mut Upgrade<'_>, image: impl Read) -> Result<Plan, Install
 /// Steps 5 to 9.
 fn write<R: Read>(
     upgrade: &mut Upgrade<'_>,
-    image: Verified<R>,
+    image: Image<R>,
     plan: &Plan,
 ) -> Result<Done, InstallError> {
     let Upgrade {
@@ -282,9 +338,9 @@ fn write<R: Read>(
         ..Update::default()
     })?;
 
-    let manifest = image.manifest().clone();
+    let contents = image.contents().clone();
     let written = flash(machine, image, parts, plan.bytes, watch)?;
-    let proven = read_back(machine, &manifest, parts, plan.bytes, watch)?;
+    let proven = read_back(machine, &contents, parts, plan.bytes, watch)?;
 
     watch.phase(Phase::Config);
     empty_overlay(machine)?;
@@ -330,7 +386,7 @@ fn factory(successor: &Installed) -> Installed {
 /// Step 6. The image is read to its end, so that one with anything wrong anywhere is never committed.
 fn flash<R: Read>(
     machine: &Machine,
-    mut image: Verified<R>,
+    mut image: Image<R>,
     parts: &mut Parts,
     bytes: u64,
     watch: &mut Watch<'_>,
@@ -343,32 +399,26 @@ fn flash<R: Read>(
         match member {
             // The new defaults are for the plan; what is installed brings its own. Without a
             // configuration to keep there was no plan.
-            Member::Config(mut config) => config.skip()?,
-            Member::Part(mut part) => {
-                let PartInfo {
-                    slot_part,
-                    raw_size,
-                    raw_sha256,
-                    ..
-                } = part.part().clone();
-                meter.part.clone_from(&slot_part);
-                let device = device(parts, &slot_part, slot)?;
-                let mut source = meter.on(&mut part);
-                let written = match device.holds(raw_size, &raw_sha256) {
-                    Ok(true) => io::copy(&mut source, &mut io::sink())
-                        .map(|_| Written {
-                            unchanged: raw_size,
-                            read: raw_size,
+            Member::Config(config) => skip(config).map_err(image_error)?,
+            Member::Part(part, bytes) => {
+                meter.part.clone_from(&part.name);
+                let device = device(parts, &part.name, slot)?;
+                let mut source = meter.on(bytes);
+                let written = match device.holds(part.size, &part.sha256) {
+                    Ok(true) => skip(source)
+                        .map(|()| Written {
+                            unchanged: part.size,
+                            read: part.size,
                             ..Written::default()
                         })
                         .map_err(FlashError::Source),
-                    Ok(false) => device.write_image(&mut source, raw_size),
+                    Ok(false) => device.write_image(&mut source, part.size),
                     Err(error) => Err(error),
                 };
                 sum += written.map_err(|error| match error {
                     FlashError::Source(error) => source_error(error, meter.watch),
                     source => InstallError::Flash {
-                        part: slot_part,
+                        part: part.name,
                         slot: slot.to_owned(),
                         source,
                     },
@@ -383,31 +433,31 @@ fn flash<R: Read>(
 /// Step 7. Returns how many bytes were read.
 fn read_back(
     machine: &Machine,
-    manifest: &Manifest,
+    contents: &Contents,
     parts: &mut Parts,
     bytes: u64,
     watch: &mut Watch<'_>,
 ) -> Result<u64, InstallError> {
     watch.phase(Phase::ReadBack);
     let mut meter = Meter::new(watch, Phase::ReadBack, bytes);
-    for part in &manifest.parts {
+    for part in &contents.parts {
         let slot = machine.name(machine.target()).to_owned();
-        let device = device(parts, &part.slot_part, &slot)?;
-        meter.part.clone_from(&part.slot_part);
+        let device = device(parts, &part.name, &slot)?;
+        meter.part.clone_from(&part.name);
         let mut hasher = Hasher::new();
         device
-            .read_image(part.raw_size, &mut meter.on(&mut hasher))
+            .read_image(part.size, &mut meter.on(&mut hasher))
             .map_err(|source| match source {
                 FlashError::Source(_) if meter.watch.stopped() => InstallError::Stopped,
                 source => InstallError::Flash {
-                    part: part.slot_part.clone(),
+                    part: part.name.clone(),
                     slot: slot.clone(),
                     source,
                 },
             })?;
-        if hasher.finish() != part.raw_sha256 {
+        if hasher.finish() != part.sha256 {
             return Err(InstallError::ReadBack {
-                part: part.slot_part.clone(),
+                part: part.name.clone(),
                 slot,
             });
         }
@@ -440,39 +490,42 @@ fn save_configuration(
     watch: &mut Watch<'_>,
 ) -> Result<(Option<ArchiveRef>, u64), InstallError> {
     let slot = machine.name(machine.target());
-    let Some(keep) = &plan.keep else {
+    if plan.keep.is_none() && plan.archive.is_none() {
         machine.data.remove_archive(slot)?;
         return Ok((None, 0));
-    };
-    let defaults = machine.defaults();
-    let source = archive::Source {
-        root: &machine.root,
-        keep,
-        defaults: defaults.as_deref(),
-        scope: plan.scope,
-        from_version: installed.from_version.as_deref().unwrap_or_default(),
-        board: &machine.board.name,
-    };
+    }
     let mut file = Hashing::new(machine.data.new_archive(slot)?);
-    let summary = archive::write(&mut file, &source)?;
+    if let Some(path) = &plan.archive {
+        let mut ready = File::open(path).map_err(FileError::at("open", path))?;
+        io::copy(&mut ready, &mut file).map_err(InstallError::Copy)?;
+    } else if let Some(keep) = &plan.keep {
+        let defaults = machine.defaults();
+        let source = archive::Source {
+            root: &machine.root,
+            keep,
+            defaults: defaults.as_deref(),
+            scope: plan.scope,
+            from_version: installed.from_version.as_deref().unwrap_or_default(),
+            board: &machine.board.name,
+        };
+        let summary = archive::write(&mut file, &source)?;
+        let untold = |notice: &&Notice| !plan.notices.contains(notice);
+        for notice in summary.notices.iter().filter(untold) {
+            watch.notice(notice.to_string());
+        }
+    }
     let (file, size, sha256) = file.finish();
     file.commit()?;
-    for notice in summary
-        .notices
-        .iter()
-        .filter(|notice| !plan.notices.contains(notice))
-    {
-        watch.notice(notice.to_string());
-    }
 
     let saved = ArchiveRef { size, sha256 };
     let mut file = Hashing::new(machine.data.open_archive(slot, &saved)?);
-    archive::verify(&mut file)?;
+    let (bundle, origin) = archive::inspect(&mut file)?;
     let (_, size, sha256) = file.finish();
-    if (ArchiveRef { size, sha256 }) != saved {
+    let expected = plan.archive.is_some() || origin == Origin::Own;
+    if (ArchiveRef { size, sha256 }) != saved || !expected {
         return Err(InstallError::ArchiveReadBack);
     }
-    Ok((Some(saved), summary.files))
+    Ok((Some(saved), bundle.kept().count() as u64))
 }
 
 /// What an earlier life of the target left in its overlay must not show through the new system. First
@@ -497,5 +550,9 @@ fn source_error(error: io::Error, watch: &Watch<'_>) -> InstallError {
     if watch.stopped() {
         return InstallError::Stopped;
     }
+    image_error(error)
+}
+
+fn image_error(error: io::Error) -> InstallError {
     ImageError::from_io(error).map_or_else(InstallError::Copy, InstallError::Image)
 }

@@ -1,5 +1,7 @@
 //! A machine as the stories see it: values, and one trait object.
 
+mod identity;
+
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -13,6 +15,7 @@ use crate::data::{Data, DataError, Entry, Installed, Update, What};
 use crate::files::{self, FileError, below};
 use crate::flash::{self, Chips, FlashError};
 use crate::slots::{BootState, Slot, TransitionError};
+pub use identity::Identity;
 
 /// A running machine with two slots.
 pub struct Machine {

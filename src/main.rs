@@ -2,20 +2,16 @@
 
 use std::process::ExitCode;
 
-use sysupgrade_rs::cli::{self, args};
+use sysupgrade_rs::cli;
 
 fn main() -> ExitCode {
-    let code = match args::parse(std::env::args_os()) {
-        Ok((settings, command)) => {
-            let level = match settings.verbosity {
-                ..=1 => log::LevelFilter::Off,
-                2 => log::LevelFilter::Debug,
-                _ => log::LevelFilter::Trace,
-            };
-            env_logger::Builder::new().filter_level(level).init();
-            cli::run(&settings, command)
-        }
-        Err(no) => cli::no_command(&no),
+    let start_logger = |verbosity| {
+        let level = match verbosity {
+            ..=1 => log::LevelFilter::Off,
+            2 => log::LevelFilter::Debug,
+            _ => log::LevelFilter::Trace,
+        };
+        env_logger::Builder::new().filter_level(level).init();
     };
-    ExitCode::from(code as u8)
+    ExitCode::from(cli::main(std::env::args_os(), start_logger))
 }

@@ -100,7 +100,6 @@ pub enum Reason {
     BelowFloor,
     MetadataMissing,
     MetadataInvalid,
-    UnknownKind,
     WrongBoard,
     Incompatible,
     IncompatibleConfig,
@@ -136,8 +135,7 @@ impl Reason {
             | Self::UnknownFormat
             | Self::Damaged
             | Self::Truncated
-            | Self::MetadataInvalid
-            | Self::UnknownKind => ExitCode::NotAnImage,
+            | Self::MetadataInvalid => ExitCode::NotAnImage,
             Self::SignatureMissing
             | Self::UnknownKey
             | Self::BadSignature

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use thiserror::Error;
 
-use crate::board::{self, Board, BoardError, BootKind, Place, Running};
+use crate::board::{self, Board, BoardError, BootKind, Place, Running, Unsigned};
 use crate::boot::{BootError, Bootloader, GrubEnv, UbootEnv, fw_env_config};
 use crate::data::{Data, DataError};
 use crate::files::{self, FileError, below};
@@ -20,6 +20,9 @@ use crate::trust::{self, KeysError, Trust};
 
 /// Where a router keeps its board file.
 pub const BOARD_FILE: &str = "/etc/sysupgrade-rs/board.toml";
+
+/// Where OpenWrt has the keys of those who may sign.
+const STOCK_KEYS: &str = "/etc/opkg/keys";
 
 /// The kernel's command line is at most 4 KiB on the architectures of routers; this is generous.
 const MAX_COMMAND_LINE: u64 = 64 << 10;
@@ -243,23 +246,41 @@ pub fn open_parts(machine: &Machine, slot: Slot) -> Parts {
         .collect()
 }
 
-/// The keys this machine trusts, with its threshold and floor.
+/// The keys this machine trusts, with its threshold and floor; `now` is the time, in seconds since
+/// 1970.
 ///
 /// # Errors
 /// When a key directory, a key, or the floor cannot be read.
-pub fn open_trust(machine: &Machine) -> Result<Trust, SystemError> {
-    let dirs: Vec<PathBuf> = machine
-        .board
-        .trust
-        .keys
-        .iter()
-        .map(|dir| machine.at(dir))
-        .collect();
-    Ok(trust::load(
-        &dirs,
-        machine.board.trust.threshold,
-        machine.data.floor()?,
-    )?)
+pub fn open_trust(machine: &Machine, now: i64) -> Result<Trust, SystemError> {
+    let floor = machine.data.floor()?;
+    trust(&machine.root, &machine.board.trust, floor, now)
+}
+
+/// The same for a tree that nothing runs from: without a board file OpenWrt's own keys count, and
+/// there is no floor.
+///
+/// # Errors
+/// As [`open_trust`].
+pub fn trust_without_machine(
+    root: &Path,
+    board: Option<&Board>,
+    now: i64,
+) -> Result<Trust, SystemError> {
+    let stock = board::Trust {
+        keys: vec![STOCK_KEYS.into()],
+        threshold: 1,
+        unsigned: Unsigned::Refuse,
+    };
+    trust(root, board.map_or(&stock, |board| &board.trust), 0, now)
+}
+
+fn trust(root: &Path, said: &board::Trust, floor: u64, now: i64) -> Result<Trust, SystemError> {
+    let dirs: Vec<PathBuf> = said.keys.iter().map(|dir| below(root, dir)).collect();
+    Ok(Trust {
+        unsigned: said.unsigned == Unsigned::Allow,
+        now,
+        ..trust::load(&dirs, said.threshold, floor)?
+    })
 }
 
 /// Step 10 of an upgrade: the board's own command. Boards without one (virtual ones) are left alone.

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sysupgrade_rs::board::Board;
 use sysupgrade_rs::boot::{BootError, Bootloader};
+use sysupgrade_rs::config::keep::Listing;
 use sysupgrade_rs::data::Update;
 use sysupgrade_rs::files::trace::{self, Op};
 use sysupgrade_rs::first_boot::FirstBootError;
@@ -28,9 +29,16 @@ use world::snapshot::Snapshot;
 use world::{System, World};
 
 const KEEP: Wish = Wish {
-    scope: None,
     keep: true,
     force: false,
+    ignore_minor_compat: false,
+    scope: None,
+    listing: Listing {
+        changed: None,
+        skip_unchanged: false,
+        packages: false,
+    },
+    archive: None,
     confirm_within: None,
 };
 
@@ -83,7 +91,7 @@ impl<'a> Run<'a> {
         };
         let mut upgrade = Upgrade {
             lock: machine.lock().unwrap(),
-            trust: system::open_trust(machine).unwrap(),
+            trust: system::open_trust(machine, 0).unwrap(),
             parts,
             machine,
             wish: self.wish,
@@ -377,7 +385,7 @@ fn another_board_can_be_forced_and_a_signature_cannot() {
         .unwrap();
     tampered[at + 12] ^= 1;
     let error = Run {
-        wish: force,
+        wish: force.clone(),
         ..Run::on(&world)
     }
     .install(&*tampered)

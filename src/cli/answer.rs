@@ -4,10 +4,12 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::args::{Place, Settings};
 use super::report;
+use super::verdict::Verdict;
+use super::voice::complain;
 use crate::config::decisions::DecideError;
 use crate::config::report::Winner;
 use crate::config::restore::Restored;
@@ -16,6 +18,7 @@ use crate::data::{DataError, Entry};
 use crate::doctor::Check;
 use crate::files::FileError;
 use crate::first_boot::{FirstBoot, FirstBootError, summary};
+use crate::image::candidate::{Contents, Shown};
 use crate::image::{ImageError, Inspection, Unverified};
 use crate::install::{Done, InstallError, Plan, describe};
 use crate::machine::{Machine, MachineError};
@@ -37,11 +40,6 @@ pub(super) fn print(text: &str, code: ExitCode) -> ExitCode {
         }
         _ => code,
     }
-}
-
-/// Prints to standard error, under the name of the program.
-pub(super) fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "sysupgrade-rs: {text}");
 }
 
 /// What a command found out or did.
@@ -350,6 +348,57 @@ impl Answer {
         answer
     }
 
+    /// An image that was looked at without a machine.
+    pub(super) fn judged(contents: &Contents) -> Self {
+        let human = format!(
+            "the image is whole: version {}, {}; nothing runs from here, so there is no slot to ask",
+            printable(&contents.version),
+            contents.format
+        );
+        Self::new(human, json!({}))
+    }
+
+    /// Adds what OpenWrt's tools ask, and the exit code of the first rule that says no.
+    pub(super) fn judged_as(mut self, verdict: &Verdict) -> Self {
+        if let Value::Object(fields) = &mut self.machine {
+            fields.extend(verdict.document());
+        }
+        if let Some(first) = verdict.refusals.first() {
+            self.code = first.reason.exit_code();
+        }
+        self
+    }
+
+    /// What an image says of itself.
+    pub(super) fn shown(shown: &Shown) -> Self {
+        let mut human = String::from("NOT VERIFIED: this is what the image says of itself");
+        let mut line = |name: &str, value: &str| {
+            human.push_str(&format!("\n{name:<10} {}", printable(value)));
+        };
+        line("kind", &shown.kind);
+        for board in &shown.boards {
+            line("board", board);
+        }
+        line("version", shown.version.as_deref().unwrap_or("unknown"));
+        let compat = shown.compat.as_ref().map(ToString::to_string);
+        line("compat", compat.as_deref().unwrap_or("unknown"));
+        match shown.signers.as_slice() {
+            [] => line("signature", "none"),
+            signers => signers
+                .iter()
+                .for_each(|key| line("signature", &format!("by key {key}"))),
+        }
+        if let Some(problem) = &shown.problem {
+            line("problem", problem);
+        }
+        let signers: Vec<String> = shown.signers.iter().map(ToString::to_string).collect();
+        let machine = json!({
+            "verified": false, "kind": shown.kind, "boards": shown.boards, "version": shown.version,
+            "compat": compat, "signatures": signers, "problem": shown.problem,
+        });
+        Self::new(human, machine)
+    }
+
     pub(super) fn inspected<R: io::Read>(image: &Unverified<R>) -> Result<Self, Failure> {
         let inspection = Inspection::of(image)?;
         Ok(Self::new(inspection.to_text(), inspection.to_json()?))
@@ -373,7 +422,13 @@ pub(super) fn to_value<T: Serialize + ?Sized>(value: &T) -> Value {
 pub(super) struct Failure {
     pub(super) code: ExitCode,
     pub(super) message: String,
-    refusals: Vec<Refusal>,
+    pub(super) refusals: Vec<Refusal>,
+    /// There is no machine: no board file, or no system that runs.
+    pub(super) nothing_runs: bool,
+    /// The image is refused for something that its good signature covers.
+    pub(super) is_signed: bool,
+    /// More for programs.
+    more: Map<String, Value>,
 }
 
 impl Failure {
@@ -382,7 +437,7 @@ impl Failure {
         Self {
             code,
             message: describe(error),
-            refusals: Vec::new(),
+            ..Self::plain(code, "")
         }
     }
 
@@ -392,6 +447,9 @@ impl Failure {
             code,
             message: message.to_owned(),
             refusals: Vec::new(),
+            nothing_runs: false,
+            is_signed: false,
+            more: Map::new(),
         }
     }
 
@@ -406,11 +464,20 @@ impl Failure {
         Self::plain(ExitCode::Failed, &format!("cannot {what}: {error}"))
     }
 
+    /// Adds what OpenWrt's tools ask.
+    pub(super) fn judged(mut self, verdict: &Verdict) -> Self {
+        self.more = verdict.document();
+        self
+    }
+
     pub(super) fn print(self, settings: &Settings) -> ExitCode {
         if settings.json {
-            let document = json!({
+            let mut document = json!({
                 "ok": false, "exit": self.code as u8, "message": self.message, "refusals": to_value(&self.refusals),
             });
+            if let Value::Object(fields) = &mut document {
+                fields.extend(self.more);
+            }
             return print(&format!("{document}\n"), self.code);
         }
         match &*self.refusals {
@@ -431,6 +498,7 @@ impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
         Self {
             refusals: vec![error.refusal()],
+            is_signed: error.is_behind_signature(),
             ..Self::new(error.reason().exit_code(), &error)
         }
     }
@@ -441,7 +509,10 @@ impl From<InstallError> for Failure {
         let mut failure = Self::new(error.exit_code(), &error);
         failure.refusals = match error {
             InstallError::Refused(refusals) => refusals,
-            InstallError::Image(error) => vec![error.refusal()],
+            InstallError::Image(error) => {
+                failure.is_signed = error.is_behind_signature();
+                vec![error.refusal()]
+            }
             InstallError::Unfinished { source, .. } => match *source {
                 InstallError::Image(error) => vec![error.refusal()],
                 InstallError::Flash { part, source, .. } => vec![source.refusal(&part)],
@@ -488,7 +559,15 @@ impl From<SystemError> for Failure {
             SystemError::Trust(_) => ExitCode::Signature,
             _ => ExitCode::BoardUnreadable,
         };
-        Self::new(code, &error)
+        let nothing_runs = match &error {
+            SystemError::NoBoard | SystemError::RunningSlot { .. } => true,
+            SystemError::File(error) => error.is_not_found(),
+            _ => false,
+        };
+        Self {
+            nothing_runs,
+            ..Self::new(code, &error)
+        }
     }
 }
 

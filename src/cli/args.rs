@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use crate::board::parse_duration;
 use crate::config::bundle::Scope;
+use crate::config::keep::{Changed, Listing};
 use crate::config::report::Winner;
 use crate::report::{ExitCode, printable};
 use config::ConfigWord;
@@ -57,7 +58,7 @@ pub enum Command {
         /// Where to; standard output for `-`.
         to: Place,
         /// As in [`Choices`].
-        scope: Option<Scope>,
+        carry: Carry,
     },
     /// Unpack an archive of kept files over the running system.
     Restore {
@@ -65,7 +66,10 @@ pub enum Command {
         from: Place,
     },
     /// List the kept files.
-    List,
+    List {
+        /// As in [`Choices`].
+        listing: Listing,
+    },
     /// Tell which slot runs, and how it stands.
     Status,
     /// Finish an upgrade on the first boot of the new system.
@@ -93,14 +97,31 @@ pub enum Command {
 }
 
 /// What the owner decided about one upgrade.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choices {
     /// The new system gets the configuration of this one.
     pub keep_config: bool,
     /// Refusals that may be overridden are.
     pub force: bool,
-    /// What is carried; as the board file says if not given.
+    /// The configuration is kept although only its minor compatibility version says no.
+    pub ignore_minor_compat: bool,
+    /// The owner is asked before anything is done.
+    pub interactive: bool,
+    /// The whole disk was to be written, its partition table too: the owner is told that it never is.
+    pub whole_disk: bool,
+    /// What is carried.
+    pub carry: Carry,
+    /// A ready archive that is carried instead.
+    pub archive: Option<PathBuf>,
+}
+
+/// What is carried, or saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carry {
+    /// How far the configuration goes; as the board file says if not given.
     pub scope: Option<Scope>,
+    /// Which files of it, as OpenWrt's `-c`, `-o`, `-u` and `-k` say.
+    pub listing: Listing,
 }
 
 /// An end for a dispute, as typed.
@@ -146,6 +167,8 @@ pub struct Settings {
     pub progress: ProgressWord,
     /// 1, more for each `-v`, less for each `-q`; below 1 nothing but errors and answers is printed.
     pub verbosity: i16,
+    /// The time, in seconds since 1970, if not the clock's.
+    pub now: Option<i64>,
 }
 
 /// How progress is to be shown, as typed.
@@ -253,9 +276,32 @@ struct FormWords {
     #[arg(short = 'l', long, help_heading = BACKUP)]
     list_backup: bool,
 
+    #[command(flatten)]
+    carry: CarryWords,
+}
+
+/// What is kept, carried or saved.
+#[derive(Clone, Copy, Debug, Args)]
+struct CarryWords {
     /// What is kept: declared, or etc (what changed)
     #[arg(long, value_name = "WHAT", value_parser = scope, help_heading = BACKUP)]
     scope: Option<Scope>,
+
+    /// Keep what the overlay has in /etc, as OpenWrt does
+    #[arg(short = 'c', overrides_with = "changed_files", help_heading = BACKUP)]
+    changed_etc: bool,
+
+    /// Keep all that the overlay has, but files of packages
+    #[arg(short = 'o', overrides_with = "changed_etc", help_heading = BACKUP)]
+    changed_files: bool,
+
+    /// Leave out files that are as in /rom
+    #[arg(short = 'u', help_heading = BACKUP)]
+    skip_unchanged: bool,
+
+    /// Add a list of the installed packages
+    #[arg(short = 'k', help_heading = BACKUP)]
+    packages: bool,
 }
 
 const UPGRADE: &str = "Upgrade";
@@ -272,6 +318,30 @@ struct UpgradeWords {
     /// Override wrong board or compat, never signatures
     #[arg(short = 'F', long, help_heading = UPGRADE)]
     force: bool,
+
+    /// Accept another minor compatibility version
+    #[arg(long, help_heading = UPGRADE)]
+    ignore_minor_compat_version: bool,
+
+    /// Carry this archive instead of the kept files
+    #[arg(short = 'f', value_name = "FILE", help_heading = UPGRADE)]
+    archive: Option<PathBuf>,
+
+    /// Ask first: keep the configuration? edit the list?
+    #[arg(short = 'i', help_heading = UPGRADE)]
+    interactive: bool,
+
+    /// No effect: the partition table is never written
+    #[arg(short = 'p', help_heading = UPGRADE)]
+    partitions: bool,
+
+    /// Refused: would write the running slot
+    #[arg(short = 's', hide = true, help_heading = UPGRADE)]
+    same_slot: bool,
+
+    /// Refused: make the volume with ubimkvol, it is kept
+    #[arg(short = 'P', hide = true, help_heading = UPGRADE)]
+    provisioning: bool,
 
     /// Go back unless confirmed in: 90s, 10m, 2h
     #[arg(long, value_name = "TIME", value_parser = time, help_heading = UPGRADE)]
@@ -308,6 +378,10 @@ struct GeneralWords {
     #[arg(long, global = true, value_name = "DIR", help_heading = GENERAL)]
     root: Option<PathBuf>,
 
+    /// The time for certificates, in seconds since 1970
+    #[arg(long, global = true, value_name = "SECONDS", help_heading = GENERAL)]
+    now: Option<i64>,
+
     /// Answer with one JSON document on standard output
     #[arg(long, global = true, help_heading = GENERAL)]
     json: bool,
@@ -342,9 +416,8 @@ enum CommandWord {
         image: OsString,
         #[command(flatten)]
         upgrade: UpgradeWords,
-        /// What is kept: declared, or etc (what changed)
-        #[arg(long, value_name = "WHAT", value_parser = scope, help_heading = BACKUP)]
-        scope: Option<Scope>,
+        #[command(flatten)]
+        carry: CarryWords,
         /// Decide a dispute; again for more
         #[arg(long, value_name = "PLACE=user|new", value_parser = resolve, help_heading = BACKUP)]
         resolve: Vec<Resolve>,
@@ -472,6 +545,14 @@ impl FormWords {
         {
             return usage(format!("{word} needs an IMAGE"));
         }
+        if self.create_backup.is_none() && self.image.is_none() && self.carry.scope.is_some() {
+            return usage("--scope needs an IMAGE or --create-backup");
+        }
+        if self.restore_backup.is_some()
+            && let Some(word) = self.carry.first()
+        {
+            return usage(format!("{word} has no meaning for --restore-backup"));
+        }
         match (
             self.image,
             self.create_backup,
@@ -480,7 +561,7 @@ impl FormWords {
         ) {
             (Some(image), None, None, false) => {
                 let image = image_word(image)?;
-                let choices = self.upgrade.choices(self.scope);
+                let choices = self.upgrade.choices(self.carry)?;
                 let reboot = self.upgrade.reboot.meaning()?;
                 let confirm_within = self.upgrade.confirm_within;
                 if self.test {
@@ -495,13 +576,13 @@ impl FormWords {
             }
             (None, Some(file), None, false) => Ok(Command::Backup {
                 to: place(file)?,
-                scope: self.scope,
+                carry: self.carry.meaning(),
             }),
-            (None, None, _, _) if self.scope.is_some() => {
-                usage("--scope needs an IMAGE or --create-backup")
-            }
             (None, None, Some(file), false) => Ok(Command::Restore { from: place(file)? }),
-            (None, None, None, true) => Ok(Command::List),
+            // As OpenWrt has it, a list is wanted whatever else is.
+            (None, _, None, true) => Ok(Command::List {
+                listing: self.carry.meaning().listing,
+            }),
             (None, None, None, false) => usage("no IMAGE and no command"),
             _ => usage("IMAGE, --create-backup, --restore-backup, --list-backup: one at a time"),
         }
@@ -512,12 +593,27 @@ impl FormWords {
         let UpgradeWords {
             no_config,
             force,
+            ignore_minor_compat_version,
+            archive,
+            interactive,
+            partitions,
+            same_slot,
+            provisioning,
             confirm_within,
             reboot: RebootWords { delay, no_reboot },
         } = &self.upgrade;
         [
             (*no_config, "--no-config"),
             (*force, "--force"),
+            (
+                *ignore_minor_compat_version,
+                "--ignore-minor-compat-version",
+            ),
+            (archive.is_some(), "-f"),
+            (*interactive, "-i"),
+            (*partitions, "-p"),
+            (*same_slot, "-s"),
+            (*provisioning, "-P"),
             (confirm_within.is_some(), "--confirm-within"),
             (delay.is_some(), "--delay"),
             (*no_reboot, "--no-reboot"),
@@ -534,12 +630,41 @@ impl FormWords {
             (self.create_backup.is_some(), "--create-backup"),
             (self.restore_backup.is_some(), "--restore-backup"),
             (self.list_backup, "--list-backup"),
-            (self.scope.is_some(), "--scope"),
         ];
         let other = other
             .into_iter()
             .find_map(|(given, word)| given.then_some(word));
-        self.upgrade_word().or(other)
+        self.upgrade_word().or(other).or(self.carry.first())
+    }
+}
+
+impl CarryWords {
+    fn meaning(self) -> Carry {
+        let changed = match (self.changed_etc, self.changed_files) {
+            (false, false) => None,
+            (true, _) => Some(Changed::Etc),
+            (false, true) => Some(Changed::Everything),
+        };
+        Carry {
+            scope: self.scope,
+            listing: Listing {
+                changed,
+                skip_unchanged: self.skip_unchanged,
+                packages: self.packages,
+            },
+        }
+    }
+
+    fn first(self) -> Option<&'static str> {
+        [
+            (self.scope.is_some(), "--scope"),
+            (self.changed_etc, "-c"),
+            (self.changed_files, "-o"),
+            (self.skip_unchanged, "-u"),
+            (self.packages, "-k"),
+        ]
+        .into_iter()
+        .find_map(|(given, word)| given.then_some(word))
     }
 }
 
@@ -550,7 +675,7 @@ impl CommandWord {
             Self::Plan {
                 image,
                 upgrade,
-                scope,
+                carry,
                 resolve,
             } => {
                 upgrade.reboot.meaning()?;
@@ -562,7 +687,7 @@ impl CommandWord {
                 }
                 Command::Plan {
                     image: image_word(image)?,
-                    choices: upgrade.choices(scope),
+                    choices: upgrade.choices(carry)?,
                     resolve,
                 }
             }
@@ -583,12 +708,27 @@ impl CommandWord {
 }
 
 impl UpgradeWords {
-    fn choices(&self, scope: Option<Scope>) -> Choices {
-        Choices {
-            keep_config: !self.no_config,
-            force: self.force,
-            scope,
+    fn choices(&self, carry: CarryWords) -> Result<Choices, NoCommand> {
+        if self.same_slot {
+            return usage(
+                "-s would write over the running system: here the other slot is written, always",
+            );
         }
+        if self.provisioning {
+            return usage(
+                "-P is not needed here: make the volume with ubimkvol, no upgrade removes it",
+            );
+        }
+        Ok(Choices {
+            // A ready archive is to be used, whatever else was said: OpenWrt has it so.
+            keep_config: !self.no_config || self.archive.is_some(),
+            force: self.force,
+            ignore_minor_compat: self.ignore_minor_compat_version,
+            interactive: self.interactive,
+            whole_disk: self.partitions,
+            carry: carry.meaning(),
+            archive: self.archive.clone(),
+        })
     }
 }
 
@@ -613,6 +753,7 @@ impl GeneralWords {
             root: self.root,
             json: self.json,
             progress: self.progress,
+            now: self.now,
             verbosity: 1 + i16::from(self.verbose) - i16::from(self.quiet),
         }
     }
@@ -671,7 +812,18 @@ mod tests {
     const PLAIN: Choices = Choices {
         keep_config: true,
         force: false,
-        scope: None,
+        ignore_minor_compat: false,
+        interactive: false,
+        whole_disk: false,
+        carry: Carry {
+            scope: None,
+            listing: Listing {
+                changed: None,
+                skip_unchanged: false,
+                packages: false,
+            },
+        },
+        archive: None,
     };
 
     #[test]
@@ -692,7 +844,7 @@ mod tests {
             choices: Choices {
                 keep_config: false,
                 force: true,
-                scope: None,
+                ..PLAIN
             },
             reboot: Reboot::After(Duration::from_secs(5)),
             confirm_within: Some(Duration::from_secs(600)),
@@ -705,7 +857,7 @@ mod tests {
     #[test]
     fn every_command_is_understood() {
         let image = || OsString::from("i");
-        let choices = PLAIN;
+        let choices = || PLAIN;
         for (line, expected) in [
             ("status", Command::Status),
             ("first-boot", Command::FirstBoot),
@@ -730,7 +882,7 @@ mod tests {
                 "plan --no-reboot i",
                 Command::Plan {
                     image: image(),
-                    choices,
+                    choices: choices(),
                     resolve: Vec::new(),
                 },
             ),
@@ -738,15 +890,20 @@ mod tests {
                 "-T --no-reboot i",
                 Command::Test {
                     image: image(),
-                    choices,
+                    choices: choices(),
                 },
             ),
-            ("-l", Command::List),
+            (
+                "-l",
+                Command::List {
+                    listing: Listing::default(),
+                },
+            ),
             (
                 "-b -",
                 Command::Backup {
                     to: Place::Standard,
-                    scope: None,
+                    carry: Carry::default(),
                 },
             ),
             (
@@ -773,8 +930,8 @@ mod tests {
     #[test]
     fn settings_may_stand_before_and_after_a_command() {
         for line in [
-            "--json --root /r --board /b --defaults /d -v --progress json status",
-            "status --json --root /r --board /b --defaults /d -v --progress json",
+            "--json --root /r --board /b --defaults /d --now 5 -v --progress json status",
+            "status --json --root /r --board /b --defaults /d --now 5 -v --progress json",
         ] {
             let (settings, command) = parsed(line).expect(line);
             assert_eq!(command, Command::Status);
@@ -785,6 +942,7 @@ mod tests {
                 json: true,
                 progress: ProgressWord::Json,
                 verbosity: 2,
+                now: Some(5),
             };
             assert_eq!(settings, expected, "{line}");
         }
@@ -825,10 +983,45 @@ mod tests {
     }
 
     #[test]
+    fn stock_options_mean_what_they_mean_on_stock_systems() {
+        let choices = |line: &str| match command(line) {
+            Command::Install { choices, .. } => choices,
+            other => panic!("{line}: {other:?}"),
+        };
+        let listing = |line: &str| choices(line).carry.listing;
+        assert_eq!(listing("-c i").changed, Some(Changed::Etc));
+        assert_eq!(listing("-o i").changed, Some(Changed::Everything));
+        assert_eq!(listing("-o -c i").changed, Some(Changed::Etc));
+        assert_eq!(listing("-co i").changed, Some(Changed::Everything));
+        let both = Listing {
+            changed: None,
+            skip_unchanged: true,
+            packages: true,
+        };
+        assert_eq!(listing("-u -k i"), both);
+        assert_eq!(command("-l -k -u"), Command::List { listing: both });
+        // A ready archive is to be used, whatever else was said.
+        let ready = choices("-n -f a.tgz i");
+        assert!(ready.keep_config);
+        assert_eq!(ready.archive, Some("a.tgz".into()));
+        assert!(choices("--ignore-minor-compat-version i").ignore_minor_compat);
+        assert!(choices("-p i").whole_disk);
+        assert!(choices("-i i").interactive);
+        let list = Command::List {
+            listing: Listing::default(),
+        };
+        assert_eq!(command("-l -b f"), list);
+    }
+
+    #[test]
+    fn what_would_break_a_promise_is_refused() {
+        assert!(problem("-s i").contains("over the running system"));
+        assert!(problem("-P i").contains("ubimkvol"));
+    }
+
+    #[test]
     fn options_that_are_not_there_are_refused() {
-        for option in [
-            "-i", "-c", "-o", "-u", "-k", "-f", "-p", "-s", "-P", "--no", "--forced",
-        ] {
+        for option in ["-a", "-x", "--no", "--forced"] {
             let found = problem(&format!("{option} image"));
             assert!(found.contains(option), "{option}: {found}");
         }
@@ -846,11 +1039,14 @@ mod tests {
                 | Command::Plan { choices, .. } => choices,
                 other => panic!("{line}: {other:?}"),
             };
-            assert_eq!(choices.scope, Some(Scope::Etc), "{line}");
+            assert_eq!(choices.carry.scope, Some(Scope::Etc), "{line}");
         }
         let expected = Command::Backup {
             to: Place::File("f".into()),
-            scope: Some(Scope::Declared),
+            carry: Carry {
+                scope: Some(Scope::Declared),
+                ..Carry::default()
+            },
         };
         assert_eq!(command("-b f --scope declared"), expected);
     }

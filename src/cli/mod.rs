@@ -7,19 +7,22 @@
 
 mod answer;
 pub mod args;
+mod ask;
 mod config;
 mod paint;
 pub mod progress;
 mod report;
 pub mod source;
+mod verdict;
+mod voice;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -32,28 +35,49 @@ use crate::data::What;
 use crate::files::below;
 use crate::files::{FileError, NewFile};
 use crate::first_boot::first_boot;
-use crate::image::Unverified;
-use crate::install::{self, InstallError, Upgrade, Watch, Wish};
-use crate::machine::Machine;
-use crate::report::{Event, ExitCode, Phase};
+use crate::image::ImageError;
+use crate::image::candidate::{Candidate, Contents};
+use crate::image::openwrt::Stock;
+use crate::install::{self, InstallError, Misfit, Names, Upgrade, Watch, Wish};
+use crate::machine::{Identity, Machine};
+use crate::report::{Event, ExitCode, Phase, Refusal};
 use crate::system::SystemError;
 use crate::{doctor, status, system, trial};
 use answer::{Answer, Failure};
-use args::{Choices, Command, NoCommand, Place, Reboot, Resolve, Settings};
+use args::{Carry, Choices, Command, NoCommand, Place, Reboot, Resolve, Settings};
 use progress::{Progress, Style};
+use source::Opened;
+use verdict::Verdict;
+use voice::complain;
 
 /// Where a running upgrade tells how far it is.
 const STATUS_FILE: &str = "/run/sysupgrade-rs/status.json";
 
-/// What is said to a command line that leads to no command.
+/// Where a stock image is laid that does not come as a file: where OpenWrt lays it, too.
+const SPOOL: &str = "/tmp/sysupgrade.img";
+
+/// The whole command: reads its words, does what they ask, and returns the exit status. Called
+/// `sysupgrade` it is a drop-in for OpenWrt's, whose callers know two: 0, and 1 for whatever was not
+/// done. `start_logger` is told how much to say.
 #[must_use]
-pub fn no_command(no: &NoCommand) -> ExitCode {
-    match no {
-        NoCommand::Answer(text) => answer::print(text, ExitCode::Done),
-        NoCommand::Usage(problem) => {
-            answer::complain(&format!("{problem}\n{}", NoCommand::HINT));
+pub fn main(mut words: impl Iterator<Item = OsString>, start_logger: impl FnOnce(i16)) -> u8 {
+    let program = words.next();
+    let is_drop_in = voice::called(program.as_deref());
+    let code = match args::parse(program.into_iter().chain(words)) {
+        Ok((settings, command)) => {
+            start_logger(settings.verbosity);
+            run(&settings, command)
+        }
+        Err(NoCommand::Answer(text)) => answer::print(&text, ExitCode::Done),
+        Err(NoCommand::Usage(problem)) => {
+            complain(&format!("{problem}\n{}", NoCommand::HINT));
             ExitCode::Usage
         }
+    };
+    match (is_drop_in, code) {
+        (true, ExitCode::Done | ExitCode::NeedsReview) => 0,
+        (true, _) => 1,
+        (false, code) => code as u8,
     }
 }
 
@@ -87,25 +111,24 @@ impl Session<'_> {
                 choices,
                 reboot,
                 confirm_within,
-            } => self.install(&image, wish(choices, confirm_within), reboot),
-            Command::Test { image, choices } => self.test(&image, wish(choices, None)),
+            } => self.install(&image, &choices, confirm_within, reboot),
+            Command::Test { image, choices } => self.test(&image, &choices),
             Command::Plan {
                 image,
                 choices,
                 resolve,
-            } => self.plan(&image, wish(choices, None), &resolve),
-            Command::Backup { to, scope } => self.backup(&to, scope),
+            } => self.plan(&image, &wish(&choices, None), &resolve),
+            Command::Backup { to, carry } => self.backup(&to, carry),
             Command::Restore { from } => self.restore(&from),
-            Command::List => Ok(Answer::kept(&KeepList::read(&self.root)?)),
+            Command::List { listing } => {
+                Ok(Answer::kept(&KeepList::read_with(&self.root, listing)?))
+            }
             Command::Status => Ok(Answer::status(&status::status(&mut self.machine()?)?)),
             Command::FirstBoot => Ok(Answer::first_boot(&first_boot(&mut self.machine()?)?)),
             Command::Confirm => self.confirm(),
             Command::Rollback { reboot } => self.rollback(reboot),
             Command::Guard => self.guard(),
-            Command::Inspect { image } => Ok(Answer::inspected(&Unverified::open(source::open(
-                &image,
-                &stop_flag()?,
-            )?)?)?),
+            Command::Inspect { image } => self.inspect(&image),
             Command::Doctor => Ok(Answer::checks(&doctor::examine(
                 &self.root,
                 self.settings.board.as_deref(),
@@ -140,23 +163,148 @@ impl Session<'_> {
             .with_status(below(&self.root, Path::new(STATUS_FILE)))
     }
 
-    fn install(&self, image: &OsStr, wish: Wish, reboot: Reboot) -> Result<Answer, Failure> {
+    fn install(
+        &self,
+        image: &OsStr,
+        choices: &Choices,
+        confirm_within: Option<Duration>,
+        reboot: Reboot,
+    ) -> Result<Answer, Failure> {
+        let mut wish = wish(choices, confirm_within);
+        if choices.interactive {
+            wish.keep = ask::about_configuration(&self.root, wish.keep)?;
+        }
+        if choices.whole_disk {
+            complain(
+                "-p: the partition table is never written here, only the parts of the other slot",
+            );
+        }
         let mut machine = self.machine()?;
-        let done = self.upgrade(&mut machine, image, wish, install::install)?;
+        let image = self.candidate(image)??;
+        let done = self.upgrade(&mut machine, image, &wish, |upgrade, image| {
+            install::install(upgrade, image)
+        })?;
         Ok(Answer::installed(&done, Self::delay(&machine, reboot)))
     }
 
-    fn test(&self, image: &OsStr, wish: Wish) -> Result<Answer, Failure> {
-        let mut machine = self.machine()?;
-        let plan = self.upgrade(&mut machine, image, wish, install::test)?;
-        Ok(Answer::plan(&machine, &plan, true, self.settings))
+    fn test(&self, image: &OsStr, choices: &Choices) -> Result<Answer, Failure> {
+        let wish = wish(choices, None);
+        let mut verdict = Verdict {
+            may_keep: true,
+            ..Verdict::default()
+        };
+        let mut image = match self.candidate(image)? {
+            Ok(image) => image,
+            Err(error) => {
+                verdict.refusals.push(error.refusal());
+                return Err(Failure::from(error).judged(&verdict));
+            }
+        };
+        verdict.shown = image.show();
+        let tested = match self.machine() {
+            Ok(mut machine) => self
+                .upgrade(&mut machine, image, &wish, |upgrade, image| {
+                    install::test(upgrade, image)
+                })
+                .map(|plan| {
+                    let answer = Answer::plan(&machine, &plan, true, self.settings);
+                    (plan.contents, plan.may_keep, plan.refusals, answer)
+                }),
+            // A tree that nothing runs from has no slots, but it says which images are for it.
+            Err(failure) if self.settings.root.is_some() && failure.nothing_runs => self
+                .judge(image, &wish)
+                .map(|(contents, may_keep, refusals)| {
+                    let answer = Answer::judged(&contents);
+                    (contents, may_keep, refusals, answer)
+                }),
+            Err(failure) => Err(failure),
+        };
+        match tested {
+            Ok((contents, may_keep, refusals, answer)) => {
+                verdict.contents = Some(contents);
+                verdict.may_keep = may_keep;
+                verdict.refusals = refusals;
+                Ok(answer.judged_as(&verdict))
+            }
+            Err(failure) => {
+                verdict.failed = failure.refusals.is_empty();
+                verdict.refusals.clone_from(&failure.refusals);
+                verdict
+                    .refusals
+                    .extend(self.claimed_misfit(&verdict, &wish)?);
+                Err(failure.judged(&verdict))
+            }
+        }
+    }
+
+    /// What can be said of an image without a machine.
+    fn judge(
+        &self,
+        image: Candidate<Box<dyn io::Read>>,
+        wish: &Wish,
+    ) -> Result<(Contents, bool, Vec<Refusal>), Failure> {
+        let board = match self.board() {
+            Ok(board) => Some(board),
+            Err(SystemError::NoBoard) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let trust = system::trust_without_machine(&self.root, board.as_ref(), self.now())?;
+        let (contents, may_keep, refusal) =
+            install::judge(&self.root, board.as_ref(), &trust, image, wish)?;
+        let refusals = refusal
+            .into_iter()
+            .filter(|refusal| !(wish.force && refusal.forceable));
+        Ok((contents, may_keep, refusals.collect()))
+    }
+
+    /// Of an image that is refused for itself: whether it would be for this machine if it were to be
+    /// believed, so that everything is told at once.
+    fn claimed_misfit(&self, verdict: &Verdict, wish: &Wish) -> Result<Option<Refusal>, Failure> {
+        if verdict.shown.problem.is_some() {
+            return Ok(None);
+        }
+        let identity = Identity::read(&self.root)?;
+        let names = Names::of(&identity, self.board().ok().as_ref());
+        let claims = verdict.shown.claims();
+        let refusal = Misfit::of(&claims, &names, &identity).refusal(wish);
+        Ok(refusal.filter(|refusal| !(wish.force && refusal.forceable)))
+    }
+
+    fn inspect(&self, image: &OsStr) -> Result<Answer, Failure> {
+        match self.candidate(image)?? {
+            Candidate::Ours(head) => Answer::inspected(&head?),
+            mut stock @ Candidate::Stock(_) => Ok(Answer::shown(&stock.show())),
+        }
+    }
+
+    /// Opens an image. One of ours may come as a stream; one of OpenWrt's is read more than once, and
+    /// laid into a file if it does not come as one.
+    fn candidate(
+        &self,
+        word: &OsStr,
+    ) -> Result<Result<Candidate<Box<dyn io::Read>>, ImageError>, Failure> {
+        let spool = below(&self.root, Path::new(SPOOL));
+        Ok(match source::open_image(word, &stop_flag()?, &spool)? {
+            Opened::Stream(stream) => Ok(Candidate::from(stream)),
+            Opened::File(file) => Stock::open(file).map(|stock| Candidate::Stock(Box::new(stock))),
+        })
+    }
+
+    /// The time, for the dates of certificates.
+    fn now(&self) -> i64 {
+        self.settings.now.unwrap_or_else(|| {
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            since.map_or(0, |since| {
+                i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+            })
+        })
     }
 
     /// Decisions are about places of a plan, and change it: it is made twice.
-    fn plan(&self, image: &OsStr, wish: Wish, resolve: &[Resolve]) -> Result<Answer, Failure> {
+    fn plan(&self, image: &OsStr, wish: &Wish, resolve: &[Resolve]) -> Result<Answer, Failure> {
         let mut machine = self.machine()?;
         let survey = |upgrade: &mut Upgrade<'_>, image| install::survey(upgrade, image);
-        let (mut plan, _) = self.upgrade(&mut machine, image, wish, survey)?;
+        let (mut plan, _) = self.upgrade(&mut machine, self.candidate(image)??, wish, survey)?;
         if !resolve.is_empty() {
             let Some(forecast) = &plan.config else {
                 let why = "the image does not say its defaults: nothing can be decided yet";
@@ -170,7 +318,7 @@ impl Session<'_> {
                 let _lock = machine.lock()?;
                 decide(&self.root, forecast, &decisions)?;
             }
-            (plan, _) = self.upgrade(&mut machine, image, wish, survey)?;
+            (plan, _) = self.upgrade(&mut machine, self.candidate(image)??, wish, survey)?;
         }
         Ok(Answer::plan(&machine, &plan, false, self.settings))
     }
@@ -179,15 +327,14 @@ impl Session<'_> {
     fn upgrade<T>(
         &self,
         machine: &mut Machine,
-        image: &OsStr,
-        wish: Wish,
-        work: impl FnOnce(&mut Upgrade<'_>, Box<dyn io::Read>) -> Result<T, InstallError>,
+        image: Candidate<Box<dyn io::Read>>,
+        wish: &Wish,
+        work: impl FnOnce(&mut Upgrade<'_>, Candidate<Box<dyn io::Read>>) -> Result<T, InstallError>,
     ) -> Result<T, Failure> {
         let stop = stop_flag()?;
         let lock = machine.lock()?;
-        let trust = system::open_trust(machine)?;
+        let trust = system::open_trust(machine, self.now())?;
         let parts = system::open_parts(machine, machine.target());
-        let image = source::open(image, &stop)?;
         let mut progress = self.progress();
         let mut tell = |event: Event| progress.event(&event);
         let watch = Watch::new(&mut tell, &stop);
@@ -196,7 +343,7 @@ impl Session<'_> {
             machine,
             trust,
             parts,
-            wish,
+            wish: wish.clone(),
             watch,
         };
         let result = work(&mut upgrade, image).map_err(Failure::from);
@@ -267,17 +414,17 @@ impl Session<'_> {
         Ok(Answer::confirmed(&machine, false))
     }
 
-    fn backup(&self, to: &Place, scope: Option<Scope>) -> Result<Answer, Failure> {
+    fn backup(&self, to: &Place, carry: Carry) -> Result<Answer, Failure> {
         let machine = self.machine().ok(); // a backup needs no slots
         let defaults = machine.as_ref().and_then(Machine::defaults);
         let version = machine.as_ref().map(Machine::running_version).transpose()?;
         let usual = machine.as_ref().map(|machine| machine.board.config.scope);
-        let keep = KeepList::read(&self.root)?;
+        let keep = KeepList::read_with(&self.root, carry.listing)?;
         let source = archive::Source {
             root: &self.root,
             keep: &keep,
             defaults: defaults.as_deref(),
-            scope: scope.or(usual).unwrap_or(Scope::Declared),
+            scope: carry.scope.or(usual).unwrap_or(Scope::Declared),
             from_version: version.as_deref().unwrap_or_default(),
             board: machine.as_ref().map_or("", |machine| &machine.board.name),
         };
@@ -309,11 +456,14 @@ impl Session<'_> {
     }
 }
 
-fn wish(choices: Choices, confirm_within: Option<Duration>) -> Wish {
+fn wish(choices: &Choices, confirm_within: Option<Duration>) -> Wish {
     Wish {
         keep: choices.keep_config,
         force: choices.force,
-        scope: choices.scope,
+        ignore_minor_compat: choices.ignore_minor_compat,
+        scope: choices.carry.scope,
+        listing: choices.carry.listing,
+        archive: choices.archive.clone(),
         confirm_within,
     }
 }

@@ -19,18 +19,21 @@
 
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
 use thiserror::Error;
+
+use crate::image;
 
 mod fetch;
 mod http;
@@ -183,6 +186,95 @@ pub fn open_with(
     match input {
         Ok(input) => Ok(Box::new(Named { name, input })),
         Err(problem) => Err(SourceError { name, problem }),
+    }
+}
+
+/// An image that was opened.
+pub enum Opened {
+    /// One of our own kind: read once, from wherever it comes.
+    Stream(Box<dyn Read>),
+    /// A stock one, which is read more than once.
+    File(Stoppable),
+}
+
+/// Opens an image; a stock one that is no file is laid into `spool` first, which has no name then, so
+/// that its room is free again when this program ends, however it ends.
+///
+/// # Errors
+/// As [`open`]; also when `spool` cannot be written.
+pub fn open_image(
+    word: &OsStr,
+    stop: &Arc<AtomicBool>,
+    spool: &Path,
+) -> Result<Opened, SourceError> {
+    let mut stream = open(word, stop)?;
+    let failed = |problem: io::Error| SourceError {
+        name: masked(&word.to_string_lossy()),
+        problem: Problem::Io(problem),
+    };
+    let mut head = Vec::new();
+    (&mut stream)
+        .take(image::MAX_HEAD)
+        .read_to_end(&mut head)
+        .map_err(failed)?;
+    if image::is_ours(&head) {
+        return Ok(Opened::Stream(Box::new(
+            io::Cursor::new(head).chain(stream),
+        )));
+    }
+    let is_file = !has_scheme(word.as_bytes()) && fs::metadata(word).is_ok_and(|at| at.is_file());
+    let file = if is_file {
+        File::open(word).map_err(failed)?
+    } else {
+        lay(io::Cursor::new(head).chain(stream), spool).map_err(|problem| SourceError {
+            name: spool.display().to_string(),
+            problem: Problem::Io(problem),
+        })?
+    };
+    let stop = Arc::clone(stop);
+    Ok(Opened::File(Stoppable { file, stop }))
+}
+
+fn lay(mut stream: impl Read, spool: &Path) -> io::Result<File> {
+    match fs::remove_file(spool) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Not through a link that somebody has laid there: the directory is everybody's.
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(spool)?;
+    fs::remove_file(spool)?;
+    io::copy(&mut stream, &mut file)?;
+    Ok(file)
+}
+
+/// A file whose reads end when the stop flag is set.
+#[derive(Debug)]
+pub struct Stoppable {
+    file: File,
+    stop: Arc<AtomicBool>,
+}
+
+impl Read for Stoppable {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other(SourceError {
+                name: "the image".to_owned(),
+                problem: Problem::Stopped,
+            }));
+        }
+        self.file.read(bytes)
+    }
+}
+
+impl Seek for Stoppable {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
     }
 }
 

@@ -5,9 +5,13 @@ use std::io;
 
 use thiserror::Error;
 
+use super::openwrt::fwtool::FwtoolError;
+use super::openwrt::metadata::MetadataError;
+use super::openwrt::payload::PayloadError;
 use crate::digest::Digest;
 use crate::report::{Reason, Refusal};
 use crate::trust::TrustError;
+use crate::trust::ucert::UcertError;
 use crate::trust::usign::UsignError;
 
 /// What is wrong with an image. Names that come from it are fit for a terminal.
@@ -123,6 +127,24 @@ pub enum ImageError {
     /// Not signed by those who must.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// The chunks behind the payload of a stock image.
+    #[error(transparent)]
+    Chunks(#[from] FwtoolError),
+    /// The signature chunk of a stock image.
+    #[error(transparent)]
+    Certificate(#[from] UcertError),
+    /// The metadata of a stock image.
+    #[error("the metadata of the image")]
+    Metadata(#[from] MetadataError),
+    /// The payload of a stock image.
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    /// A file that was changed after its signature was checked.
+    #[error("the image was changed at byte {offset} while it was read")]
+    Changed {
+        /// Where.
+        offset: u64,
+    },
     /// A member was not read to its end before the next was asked for, or its reading failed.
     #[error("{member} was not read to its end")]
     Unfinished {
@@ -157,6 +179,10 @@ impl ImageError {
             Self::UnknownFormat { .. } => Reason::UnknownFormat,
             Self::Signatures(_) => Reason::BadSignature,
             Self::Trust(error) => error.reason(),
+            Self::Chunks(error) => error.reason(),
+            Self::Certificate(error) => error.reason(),
+            Self::Metadata(_) => Reason::MetadataInvalid,
+            Self::Payload(error) => error.reason(),
             Self::Damaged { .. }
             | Self::UnexpectedMember { .. }
             | Self::WrongSize { .. }
@@ -166,8 +192,18 @@ impl ImageError {
             | Self::Table { .. }
             | Self::Manifest { .. }
             | Self::Unfinished { .. }
-            | Self::Trailing { .. } => Reason::Damaged,
+            | Self::Trailing { .. }
+            | Self::Changed { .. } => Reason::Damaged,
         }
+    }
+
+    /// True if the signature had been found good before this came up.
+    #[must_use]
+    pub fn is_behind_signature(&self) -> bool {
+        matches!(
+            self,
+            Self::Metadata(_) | Self::Payload(_) | Self::Changed { .. }
+        ) || matches!(self, Self::Trust(TrustError::BelowFloor { .. }))
     }
 
     /// As a refusal: nothing here can be forced.
@@ -207,12 +243,23 @@ impl ImageError {
             Self::Unfinished { member } => (member.clone(), format!("all of {member}")),
             Self::Trailing { most } => (format!("more than {most}"), format!("at most {most}")),
             Self::Trust(error) => error.values(),
+            Self::Chunks(error) => problem(&chain(error)),
+            Self::Certificate(error) => error.values(),
+            Self::Metadata(error) => problem(&chain(error)),
+            Self::Payload(error) => problem(&chain(error)),
+            Self::Changed { offset } => (
+                format!("other bytes at {offset}"),
+                "those that were checked".into(),
+            ),
         }
     }
 
     fn hint(&self) -> &'static str {
         if let Self::Manifest { .. } | Self::Table { .. } = self {
             return "it was signed like this, downloading it again will not help: tell its maker";
+        }
+        if let Self::Certificate(error) = self {
+            return error.hint();
         }
         match self.reason() {
             Reason::SourceFailed => "check the medium or the connection, and try again",

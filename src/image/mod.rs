@@ -24,6 +24,7 @@
 
 pub mod blocks;
 mod build;
+pub mod candidate;
 mod error;
 mod header;
 mod inspection;
@@ -49,6 +50,21 @@ pub const MAX_SIGNATURES: u64 = 16 << 10;
 /// Most bytes after the end of the tar. OpenWrt's metadata tool looks at the last 64 KiB only, and
 /// tar programs pad to 10 KiB.
 const MAX_TRAILING: u64 = 96 << 10;
+
+/// Bytes of an image that tell its kind.
+pub const MAX_HEAD: u64 = 2 * header::TAR_BLOCK as u64;
+
+/// True if an image that begins like this is of our own kind; a stock one has no manifest. An image
+/// of which too little is there is taken for ours, whose reader has the words for it.
+#[must_use]
+pub fn is_ours(head: &[u8]) -> bool {
+    let Some((directory, rest)) = head.split_at_checked(header::TAR_BLOCK) else {
+        return head.starts_with(b"sysupgrade-");
+    };
+    let name = directory.iter().take_while(|byte| **byte != 0);
+    let manifest: Vec<u8> = name.chain(MANIFEST.as_bytes()).copied().collect();
+    directory.starts_with(b"sysupgrade-") && (rest.is_empty() || rest.starts_with(&manifest))
+}
 
 const MANIFEST: &str = "manifest.json";
 const SIGNATURES: &str = "manifest.sig";

@@ -1,9 +1,10 @@
 //! Step 4: the rules that say no before the first write.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::path::{Path, PathBuf};
 
-use super::{InstallError, Parts, Wish};
+use super::{InstallError, Misfit, Names, Parts, Wish};
 use crate::board::Carrier;
 use crate::boot::BootError;
 use crate::config::Selection;
@@ -15,10 +16,10 @@ use crate::config::keep::KeepList;
 use crate::config::report::Notice;
 use crate::data::{ArchiveRef, DataError, Installed, Stage};
 use crate::digest::{Digest, Hashing};
-use crate::files;
-use crate::image::{Manifest, PartInfo};
-use crate::machine::{Machine, MachineError};
-use crate::report::{Reason, Refusal};
+use crate::files::{self, FileError};
+use crate::image::candidate::{Contents, Part};
+use crate::machine::{Identity, Machine, MachineError};
+use crate::report::{Reason, Refusal, describe};
 use crate::slots::{Standing, TransitionError};
 
 /// What step 4 found out.
@@ -30,12 +31,18 @@ pub struct Plan {
     pub bytes: u64,
     /// The files to carry; `None` without configuration.
     pub keep: Option<KeepList>,
+    /// A ready archive to carry instead.
+    pub archive: Option<PathBuf>,
     /// What of the configuration travels.
     pub scope: Scope,
     /// What will become of it; `None` if it is not kept, or if the image does not say its defaults.
     pub config: Option<Forecast>,
     /// Oddities of the keep list, and what was changed and stays behind.
     pub notices: Vec<Notice>,
+    /// What the image is.
+    pub contents: Contents,
+    /// The configuration may go with it, as far as compatibility versions say.
+    pub may_keep: bool,
     /// Rules that said no and were overridden by force.
     pub forced: Vec<Refusal>,
     /// Rules that say no: nothing will be installed.
@@ -56,23 +63,29 @@ impl Plan {
 /// `new_defaults` is the image's `config.tar.gz`, if it has one.
 pub(super) fn plan(
     machine: &mut Machine,
-    manifest: &Manifest,
+    contents: &Contents,
     new_defaults: Option<&[u8]>,
     parts: &Parts,
+    (names, identity): (&Names, &Identity),
     wish: &Wish,
 ) -> Result<Plan, InstallError> {
     let mut refusals = Vec::new();
-    refusals.extend(wrong_board(machine, manifest));
+    let misfit = Misfit::of(contents, names, identity);
+    refusals.extend(misfit.refusal(wish));
     refusals.extend(unready(machine)?);
-    refusals.extend(unfit(machine, manifest, parts));
+    refusals.extend(unfit(machine, contents, parts));
     let mut notices = Vec::new();
-    let keep = match wish.keep {
-        true => Some(KeepList::read(&machine.root)?),
-        false => None,
+    let keep = match (&wish.archive, wish.keep) {
+        (None, true) => Some(KeepList::read_with(&machine.root, wish.listing)?),
+        _ => None,
+    };
+    let archive = match &wish.archive {
+        Some(path) => ready_archive(machine, path, &mut refusals)?,
+        None => None,
     };
     let scope = wish.scope.unwrap_or(machine.board.config.scope);
     let mut config = None;
-    if keep.is_none() && !machine.data.is_shared() {
+    if keep.is_none() && archive.is_none() && !machine.data.is_shared() {
         // Nothing goes into the carrier; what an earlier run has left there must be removed.
         refusals.extend(no_room_in_carrier(machine, 0)?);
     }
@@ -98,8 +111,8 @@ pub(super) fn plan(
         };
         if let (None, Some(image)) = (&unfit, new_defaults) {
             let scratch = machine.data.scratch();
-            let version = &manifest.version;
-            let forecast = forecast(&source, image, version, manifest.engine, &scratch)?;
+            let version = &contents.version;
+            let forecast = forecast(&source, image, version, contents.engine, &scratch)?;
             refusals.extend(no_merge(&forecast));
             refusals.extend(no_space_for_result(machine, &forecast, carried)?);
             config = Some(forecast);
@@ -109,8 +122,8 @@ pub(super) fn plan(
         notices.extend_from_slice(selection.notices());
     }
     let installed = Installed {
-        version: manifest.version.clone(),
-        security: manifest.security,
+        version: contents.version.clone(),
+        security: contents.security,
         stage: Stage::Writing,
         note: None,
         from_version: Some(machine.running_version()?),
@@ -126,29 +139,16 @@ pub(super) fn plan(
         .partition(|r| wish.force && r.forceable);
     Ok(Plan {
         installed,
-        bytes: manifest.parts.iter().map(|part| part.raw_size).sum(),
+        bytes: contents.parts.iter().map(|part| part.size).sum(),
         keep,
+        archive,
         scope,
         config,
         notices,
+        contents: contents.clone(),
+        may_keep: misfit.may_keep(),
         forced,
         refusals,
-    })
-}
-
-fn wrong_board(machine: &Machine, manifest: &Manifest) -> Option<Refusal> {
-    let ours = &machine.board.compatible;
-    if manifest.boards.iter().any(|name| ours.contains(name)) {
-        return None;
-    }
-    let (found, wanted) = (manifest.boards.join(", "), ours.join(", "));
-    Some(Refusal {
-        reason: Reason::WrongBoard,
-        message: format!("the image is for board {found}, this is {wanted}"),
-        found,
-        wanted,
-        hint: "get the image for this board; -F installs it all the same".into(),
-        forceable: true,
     })
 }
 
@@ -188,12 +188,12 @@ fn unready(machine: &mut Machine) -> Result<Option<Refusal>, InstallError> {
 }
 
 /// The image's parts must be those of the slot, and fit.
-fn unfit(machine: &Machine, manifest: &Manifest, parts: &Parts) -> Vec<Refusal> {
+fn unfit(machine: &Machine, contents: &Contents, parts: &Parts) -> Vec<Refusal> {
     let target = machine.name(machine.target());
-    let mut names: Vec<&str> = manifest
+    let mut names: Vec<&str> = contents
         .parts
         .iter()
-        .map(|part| part.slot_part.as_str())
+        .map(|part| part.name.as_str())
         .collect();
     names.sort_unstable();
     if !parts.keys().map(String::as_str).eq(names.iter().copied()) {
@@ -212,24 +212,24 @@ fn unfit(machine: &Machine, manifest: &Manifest, parts: &Parts) -> Vec<Refusal> 
             forceable: false,
         }];
     }
-    let unfit = |part: &PartInfo| {
-        let capacity = match parts.get(&part.slot_part)? {
+    let unfit = |part: &Part| {
+        let capacity = match parts.get(&part.name)? {
             Ok(device) => device.capacity(),
-            Err(error) => return Some(error.refusal(&part.slot_part)),
+            Err(error) => return Some(error.refusal(&part.name)),
         };
-        (part.raw_size > capacity).then(|| Refusal {
+        (part.size > capacity).then(|| Refusal {
             reason: Reason::TooLarge,
             message: format!(
                 "part {} has {} bytes, slot {target} has room for {capacity}",
-                part.slot_part, part.raw_size
+                part.name, part.size
             ),
-            found: part.raw_size.to_string(),
+            found: part.size.to_string(),
             wanted: format!("at most {capacity}"),
             hint: "a smaller image is needed".into(),
             forceable: false,
         })
     };
-    manifest.parts.iter().filter_map(unfit).collect()
+    contents.parts.iter().filter_map(unfit).collect()
 }
 
 /// Left free for records and for the file system's own needs.
@@ -256,12 +256,52 @@ fn no_room_in_carrier(machine: &Machine, need: u64) -> Result<Option<Refusal>, I
     }))
 }
 
+/// An archive that somebody made before: it must be one, and fit.
+fn ready_archive(
+    machine: &Machine,
+    path: &Path,
+    refusals: &mut Vec<Refusal>,
+) -> Result<Option<PathBuf>, InstallError> {
+    let file = File::open(path).map_err(FileError::at("open", path))?;
+    let size = file
+        .metadata()
+        .map_err(FileError::at("examine", path))?
+        .len();
+    if let Err(error) = archive::inspect(file) {
+        refusals.push(Refusal {
+            reason: Reason::ConfigRefused,
+            message: format!("{}: {}", path.display(), describe(&error)),
+            found: describe(&error),
+            wanted: "a .tar.gz of configuration files".into(),
+            hint: "make one with -b, or let the upgrade make its own, without -f".into(),
+            forceable: false,
+        });
+        return Ok(None);
+    }
+    refusals.extend(no_room_for_archive(machine, size)?);
+    Ok(Some(path.to_owned()))
+}
+
 /// Bytes of the archive that this upgrade would save.
 fn archive_size(source: &Source<'_>) -> Result<u64, InstallError> {
     let mut archive = Hashing::new(io::sink());
     archive::write(&mut archive, source)?;
     let (_, size, _) = archive.finish();
     Ok(size)
+}
+
+/// A ready archive must fit where archives travel.
+fn no_room_for_archive(machine: &Machine, size: u64) -> Result<Option<Refusal>, InstallError> {
+    if !machine.data.is_shared() {
+        return no_room_in_carrier(machine, size);
+    }
+    let target = machine.name(machine.target());
+    let place = machine.data.archive_place(target);
+    Ok(lacks_space(
+        &place,
+        machine.data.room(target)?,
+        size.saturating_add(RESERVE),
+    ))
 }
 
 /// The archive must fit into the data directory, with something left.
@@ -277,7 +317,11 @@ fn no_space(machine: &Machine, selection: &Selection) -> Result<Option<Refusal>,
     let need = sizes
         .flatten()
         .fold(RESERVE, |sum, metadata| sum.saturating_add(metadata.len()));
-    Ok((need > free).then(|| Refusal {
+    Ok(lacks_space(&place, free, need))
+}
+
+fn lacks_space(place: &str, free: u64, need: u64) -> Option<Refusal> {
+    (need > free).then(|| Refusal {
         reason: Reason::NoSpace,
         message: format!(
             "the kept configuration may need {need} bytes in {place}, {free} are free"
@@ -286,7 +330,7 @@ fn no_space(machine: &Machine, selection: &Selection) -> Result<Option<Refusal>,
         wanted: format!("at least {need}"),
         hint: "free some space, or shorten the keep list".into(),
         forceable: false,
-    }))
+    })
 }
 
 /// A boot environment that holds the records, too, must have room for all that this upgrade may record.

@@ -314,6 +314,13 @@ pub fn verify(chain: &[u8], trust: &Trust) -> Result<Proof, UcertError> {
     }
 }
 
+/// The key that a chain says has signed the image; nothing of that is checked.
+#[must_use]
+pub fn claimed_signer(chain: &[u8]) -> Option<KeyId> {
+    let last = elements(chain).ok()?.last()?.ok()?;
+    last.payload.is_none().then(|| last.signature.id())
+}
+
 /// The key that must have made this signature.
 pub(super) fn signer<'a>(
     signature: &Signature,

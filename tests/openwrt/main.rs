@@ -5,6 +5,7 @@ mod backups;
 mod built;
 mod certificates;
 mod container;
+mod images;
 mod metadata;
 mod payload;
 mod revocation;

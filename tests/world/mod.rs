@@ -211,14 +211,12 @@ fn upgrade<T>(
     let (mut tell, stop) = (|_| (), AtomicBool::new(false));
     let mut upgrade = Upgrade {
         lock: machine.lock()?,
-        trust: system::open_trust(&machine)?,
+        trust: system::open_trust(&machine, 0)?,
         parts: system::open_parts(&machine, machine.target()),
         machine: &mut machine,
         wish: Wish {
-            scope: None,
             keep,
-            force: false,
-            confirm_within: None,
+            ..Wish::default()
         },
         watch: Watch::new(&mut tell, &stop),
     };

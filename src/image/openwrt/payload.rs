@@ -14,9 +14,11 @@
 //! | `CI` | combined | `kernel`, `root` | what its header says |
 //! | `eb 48`, `eb 63` | x86 disk | `boot` or `kernel`, `root` | partition 1, partition 2 |
 //!
+//! | others | raw | `firmware` | all of it |
+//!
 //! `root` and `rootfs` are the same part. Each thing in the image must have its part in the slot, or
-//! the image is refused; parts of the slot that the image has nothing for keep what they have, as a
-//! stock flasher leaves them. Where a slot's parts fit in two ways the image is refused, too. A
+//! the image is refused. Makers of boot loaders have headers of their own in front of a kernel: what
+//! is not known is written as it is, where a slot takes it whole. Where a slot's parts fit in two ways the image is refused, too. A
 //! partition table is never in an extent: a disk keeps the one it has.
 //!
 //! One pass over a stream, in 64 KiB of buffers and what an inflater needs; nothing is allocated by
@@ -119,6 +121,8 @@ pub enum Kind {
     Mbr,
     /// An x86 disk with a GUID partition table.
     Gpt,
+    /// Something that only the board's boot loader knows.
+    Raw,
 }
 
 impl fmt::Display for Kind {
@@ -134,6 +138,7 @@ impl fmt::Display for Kind {
             Self::Combined => "combined kernel and root",
             Self::Mbr => "x86 disk, MBR",
             Self::Gpt => "x86 disk, GPT",
+            Self::Raw => "raw image",
         })
     }
 }
@@ -149,12 +154,9 @@ pub enum PayloadError {
         /// Why.
         source: io::Error,
     },
-    /// No known kind begins like this.
-    #[error("the payload begins with {found}: no known kind of image does")]
-    UnknownKind {
-        /// Its first bytes, in hexadecimal.
-        found: String,
-    },
+    /// There is nothing.
+    #[error("the payload is empty")]
+    Empty,
     /// It ends too early.
     #[error("the payload ends at byte {offset}, in {place}")]
     Truncated {
@@ -203,7 +205,7 @@ impl PayloadError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Source { .. } => Reason::SourceFailed,
-            Self::UnknownKind { .. } => Reason::UnknownKind,
+            Self::Empty => Reason::NotAnImage,
             Self::Truncated { .. } => Reason::Truncated,
             Self::Damaged { .. } => Reason::Damaged,
             Self::TooLarge { .. } => Reason::TooLarge,
@@ -268,14 +270,11 @@ fn read(
         (Kind::Combined, raw::combined(stream)?)
     } else if disk::is_disk(head) {
         disk::read(stream)?
+    } else if head.is_empty() {
+        return Err(PayloadError::Empty);
     } else {
-        let found = head.iter().take(4).map(|byte| format!("{byte:02x}"));
-        return Err(PayloadError::UnknownKind {
-            found: match head {
-                [] => "nothing".to_owned(),
-                _ => found.collect::<Vec<_>>().join(" "),
-            },
-        });
+        stream.finish()?;
+        (Kind::Raw, vec![vec![stream.extent_from(0, "firmware")]])
     })
 }
 

@@ -1,0 +1,61 @@
+//! What is said beside the answer: on standard error, under the name this program was called by.
+//!
+//! In the place of OpenWrt's `sysupgrade` it speaks as that does: as `upgrade`, and to the system log,
+//! too, so that an upgrade that somebody's web page has started can be read up afterwards.
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The name that makes this program a drop-in for OpenWrt's.
+const DROP_IN: &str = "sysupgrade";
+
+/// Where the system log listens (RFC 3164, over a datagram socket).
+const LOG: &str = "/dev/log";
+
+/// Facility user (1), severity informational (6), as `logger -t` has them.
+const PRIORITY: u8 = 1 << 3 | 6;
+
+/// The name by which a process was called does not change.
+static IS_DROP_IN: AtomicBool = AtomicBool::new(false);
+
+/// Remembers the name of the program, the first word of its command line.
+pub(super) fn called(program: Option<&OsStr>) -> bool {
+    let name = program.and_then(|program| Path::new(program).file_name());
+    let is_drop_in = name == Some(OsStr::new(DROP_IN));
+    IS_DROP_IN.store(is_drop_in, Ordering::Relaxed);
+    is_drop_in
+}
+
+/// True under the name of OpenWrt's tool.
+pub(super) fn is_drop_in() -> bool {
+    IS_DROP_IN.load(Ordering::Relaxed)
+}
+
+/// Prints to standard error; whoever has closed it does not want to know.
+pub(super) fn complain(text: &str) {
+    let name = if is_drop_in() {
+        "upgrade"
+    } else {
+        "sysupgrade-rs"
+    };
+    let _ = writeln!(io::stderr(), "{name}: {text}");
+    log(text);
+}
+
+/// Tells the system log, if we speak as stock tools do and somebody listens. Nothing waits for it.
+pub(super) fn log(text: &str) {
+    if !is_drop_in() {
+        return;
+    }
+    let Ok(socket) = UnixDatagram::unbound() else {
+        return;
+    };
+    if socket.set_nonblocking(true).is_ok() {
+        for line in text.lines() {
+            let _ = socket.send_to(format!("<{PRIORITY}>upgrade: {line}").as_bytes(), LOG);
+        }
+    }
+}

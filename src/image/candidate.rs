@@ -1,0 +1,290 @@
+//! An image of either kind, for those who install it.
+//!
+//! ```text
+//! Candidate::Ours(any stream)   -> verify -> Image      manifest, block tables: checked as it streams
+//! Candidate::Stock(a file)      -> verify -> Image      signature behind the payload: read through first
+//! ```
+//!
+//! What an upgrade asks of an image is the same for both: its [`Contents`], and its members in order.
+
+use std::fmt;
+use std::io::{self, Read};
+
+use super::openwrt::{Compat, Stock, StockImage, Target};
+use super::read::{self, Unverified, Verified};
+use super::{ImageError, Manifest};
+use crate::digest::Digest;
+use crate::report::describe;
+use crate::trust::Trust;
+use crate::trust::usign::{KeyId, Signature};
+
+/// What somebody wants to install; nothing of it has been verified.
+#[derive(Debug)]
+pub enum Candidate<R> {
+    /// An image of our own kind: its head, or why that cannot be read.
+    Ours(Result<Unverified<R>, ImageError>),
+    /// An image of OpenWrt's.
+    Stock(Box<Stock>),
+}
+
+impl<R: Read> From<R> for Candidate<R> {
+    fn from(source: R) -> Self {
+        Self::Ours(Unverified::open(source))
+    }
+}
+
+impl<R: Read> Candidate<R> {
+    /// Checks the signatures, and only then looks into it.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn verify(self, trust: &Trust, target: &Target<'_>) -> Result<Image<R>, ImageError> {
+        Ok(match self {
+            Self::Ours(head) => {
+                let image = head?.verify(trust)?;
+                Image {
+                    contents: Contents::of(image.manifest(), image.signers())?,
+                    kind: Kind::Ours(image),
+                }
+            }
+            Self::Stock(stock) => {
+                let image = stock.verify(trust, target)?;
+                Image {
+                    contents: image.contents().clone(),
+                    kind: Kind::Stock(image),
+                }
+            }
+        })
+    }
+}
+
+/// The kind of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Ours.
+    #[default]
+    Ours,
+    /// OpenWrt's, with what its payload is.
+    Stock(String),
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ours => "sysupgrade-rs",
+            Self::Stock(payload) => payload,
+        })
+    }
+}
+
+/// What an image is and holds: all that the rules of an upgrade ask.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Its kind.
+    pub format: Format,
+    /// Names of the boards it is for; none if it does not say.
+    pub boards: Vec<String>,
+    /// Version, for people.
+    pub version: String,
+    /// Security number, compared with the floor; stock images have none, which is 0.
+    pub security: u64,
+    /// Compatibility version `MAJOR.MINOR`.
+    pub compat: Compat,
+    /// What its maker has to say to those whom its compatibility version stops.
+    pub compat_message: Option<String>,
+    /// Compatibility versions whose configuration it migrates.
+    pub migrates_from: Vec<String>,
+    /// Number of the configuration engine in the new system.
+    pub engine: u32,
+    /// True if its defaults come first in it.
+    pub has_config: bool,
+    /// The keys that have signed it; none if nobody has and the board lets that pass.
+    pub signers: Vec<KeyId>,
+    /// The parts, in order.
+    pub parts: Vec<Part>,
+}
+
+/// One part of a slot, as it will be on the medium.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The part of the slot it goes to.
+    pub name: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its digest.
+    pub sha256: Digest,
+}
+
+impl Contents {
+    fn of(manifest: &Manifest, signers: &[KeyId]) -> Result<Self, ImageError> {
+        let compat = Compat::parse(&manifest.compat).map_err(|error| ImageError::Manifest {
+            problem: error.to_string(),
+        })?;
+        let parts = manifest.parts.iter().map(|part| Part {
+            name: part.slot_part.clone(),
+            size: part.raw_size,
+            sha256: part.raw_sha256,
+        });
+        Ok(Self {
+            format: Format::Ours,
+            boards: manifest.boards.clone(),
+            version: manifest.version.clone(),
+            security: manifest.security,
+            compat,
+            compat_message: None,
+            migrates_from: manifest.migrates_from.clone(),
+            engine: manifest.engine,
+            has_config: manifest.config.is_some(),
+            signers: signers.to_vec(),
+            parts: parts.collect(),
+        })
+    }
+}
+
+/// An image that may be installed as far as its signatures go.
+#[derive(Debug)]
+pub struct Image<R> {
+    contents: Contents,
+    kind: Kind<R>,
+}
+
+#[derive(Debug)]
+enum Kind<R> {
+    Ours(Verified<R>),
+    Stock(StockImage),
+}
+
+/// A member whose bytes the caller wants. Their errors are [`ImageError`]s inside of [`io::Error`],
+/// see [`ImageError::from_io`].
+pub enum Member<'a> {
+    /// The default configuration. Its digest is known at its end only: **nothing must be made of the
+    /// bytes before** the end was reached.
+    Config(Box<dyn Read + 'a>),
+    /// A part of the slot.
+    Part(Part, Box<dyn Read + 'a>),
+}
+
+impl<R: Read> Image<R> {
+    /// What it is.
+    #[must_use]
+    pub fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// The next member, `None` after the last.
+    ///
+    /// # Errors
+    /// [`ImageError`]; [`ImageError::Unfinished`] when the member before was not read to its end.
+    pub fn next_member(&mut self) -> Result<Option<Member<'_>>, ImageError> {
+        match &mut self.kind {
+            Kind::Ours(image) => Ok(image.next_member()?.map(|member| match member {
+                read::Member::Config(bytes) => Member::Config(Box::new(bytes)),
+                read::Member::Part(bytes) => {
+                    let info = bytes.part();
+                    let part = Part {
+                        name: info.slot_part.clone(),
+                        size: info.raw_size,
+                        sha256: info.raw_sha256,
+                    };
+                    Member::Part(part, Box::new(bytes))
+                }
+            })),
+            Kind::Stock(image) => image.next_part(),
+        }
+    }
+
+    /// Reads and checks everything, and keeps nothing.
+    ///
+    /// # Errors
+    /// As [`next_member`](Self::next_member), inside of [`io::Error`].
+    pub fn check(mut self) -> io::Result<()> {
+        while let Some(member) = self.next_member()? {
+            match member {
+                Member::Config(bytes) | Member::Part(_, bytes) => skip(bytes)?,
+            }
+        }
+        Ok(self.finish()?)
+    }
+
+    /// Checks that nothing more belongs to the image.
+    ///
+    /// # Errors
+    /// [`ImageError`]; [`ImageError::Unfinished`] when there are members left.
+    pub fn finish(self) -> Result<(), ImageError> {
+        match self.kind {
+            Kind::Ours(image) => image.finish(),
+            Kind::Stock(image) => image.finish(),
+        }
+    }
+}
+
+/// Reads a member to its end, so that it is checked, and keeps nothing.
+///
+/// # Errors
+/// As the member's own.
+pub fn skip(mut bytes: impl Read) -> io::Result<()> {
+    io::copy(&mut bytes, &mut io::sink()).map(drop)
+}
+
+/// What an image says of itself, which nobody has checked.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// Its kind.
+    pub kind: String,
+    /// Names of the boards it is for.
+    pub boards: Vec<String>,
+    /// Version.
+    pub version: Option<String>,
+    /// Compatibility version.
+    pub compat: Option<Compat>,
+    /// The keys that are said to have signed it.
+    pub signers: Vec<KeyId>,
+    /// What cannot be read of it.
+    pub problem: Option<String>,
+}
+
+impl Shown {
+    /// What the image claims to be.
+    #[must_use]
+    pub fn claims(&self) -> Contents {
+        let ours = Format::Ours.to_string();
+        Contents {
+            format: match self.kind == ours {
+                true => Format::Ours,
+                false => Format::Stock(self.kind.clone()),
+            },
+            boards: self.boards.clone(),
+            version: self.version.clone().unwrap_or_default(),
+            compat: self.compat.clone().unwrap_or_default(),
+            ..Contents::default()
+        }
+    }
+}
+
+impl<R: Read> Candidate<R> {
+    /// What it says of itself.
+    pub fn show(&mut self) -> Shown {
+        let shown = match self {
+            Self::Ours(Ok(head)) => show_ours(head),
+            Self::Ours(Err(error)) => Err(describe(error)),
+            Self::Stock(stock) => stock.show().map_err(|error| describe(&error)),
+        };
+        shown.unwrap_or_else(|problem| Shown {
+            problem: Some(problem),
+            ..Shown::default()
+        })
+    }
+}
+
+fn show_ours<R: Read>(head: &Unverified<R>) -> Result<Shown, String> {
+    let manifest = head.inspect().map_err(|error| describe(&error))?;
+    let signatures = head.signatures().map_err(|error| describe(&error))?;
+    Ok(Shown {
+        kind: Format::Ours.to_string(),
+        boards: manifest.boards,
+        version: Some(manifest.version),
+        compat: Compat::parse(&manifest.compat).ok(),
+        signers: signatures.iter().map(Signature::id).collect(),
+        problem: None,
+    })
+}
