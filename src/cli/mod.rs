@@ -228,6 +228,7 @@ impl Session<'_> {
             }
             Err(failure) => {
                 verdict.failed = failure.refusals.is_empty();
+                verdict.is_signed = failure.is_signed;
                 verdict.refusals.clone_from(&failure.refusals);
                 verdict
                     .refusals
