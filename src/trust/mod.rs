@@ -281,8 +281,13 @@ pub fn load(dirs: &[PathBuf], threshold: u8, floor: u64) -> Result<Trust, KeysEr
     Ok(trust)
 }
 
+/// A link to [`REVOKED`], or what is left of one that went through something that has no links.
 fn is_revoked(path: &Path) -> bool {
-    fs::read_link(path).is_ok_and(|target| target.file_name().is_some_and(|name| name == REVOKED))
+    match fs::read_link(path) {
+        Ok(target) => target.file_name().is_some_and(|name| name == REVOKED),
+        Err(_) => files::read(path, usign::MAX_KEY_FILE)
+            .is_ok_and(|text| text.trim_ascii() == REVOKED.as_bytes()),
+    }
 }
 
 fn read_key(path: &Path, id: KeyId) -> Result<PublicKey, KeysError> {

@@ -141,7 +141,6 @@ const STRICTER: &[(&str, &str, &str)] = &[
         "no-ucert",
         "a signature that is there is checked; no tool has to be installed for that",
     ),
-    ("*", "nand-no-ucert", "likewise"),
     (
         "*",
         "metadata-optional",
@@ -181,6 +180,33 @@ const STRICTER: &[(&str, &str, &str)] = &[
         "tar-two-boards.bin",
         "*",
         "the stock flasher takes the first, which is another one",
+    ),
+    (
+        "*",
+        "keys-misnamed",
+        "a key under another key's name: whoever made this directory has made a mistake",
+    ),
+    (
+        "tar-wrong-board-dir.bin",
+        "*",
+        "the name of its directory is one of a device, too",
+    ),
+    (
+        "only-trailer.bin",
+        "*",
+        "chunks behind nothing are read no further",
+    ),
+    (
+        "raw-flip-payload.bin",
+        "*",
+        "a wrong checksum: whether something was signed is not known",
+    ),
+    ("raw-flip-metadata.bin", "*", "likewise"),
+    ("raw-bad-trailer-crc.bin", "*", "likewise"),
+    (
+        "trailer-size-over-buffer.bin",
+        "*",
+        "likewise, with a chunk of impossible length",
     ),
     ("fit-magic.bin", "*", "four bytes are no FIT"),
     ("ubi-magic.bin", "*", "four bytes are no UBI image"),
