@@ -269,8 +269,11 @@ fn a_path_that_is_no_upload_never_reaches_the_tool() -> Result {
     let stage = Stage::new()?;
     let link = stage.path("link.bin");
     std::os::unix::fs::symlink("/etc/passwd", &link)?;
+    let lines = stage.path("two\nlines.bin");
+    fs::write(&lines, "")?;
     let more = [
         json!({ "path": link }).to_string(),
+        json!({ "path": lines }).to_string(),
         json!({ "path": "/tmp/", "more": "x".repeat(100_000) }).to_string(),
     ];
     let arguments = HOSTILE.into_iter().chain(more.iter().map(String::as_str));
