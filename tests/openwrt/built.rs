@@ -10,11 +10,15 @@ use std::process::{Command, Output};
 use sysupgrade_rs::image::openwrt::compat::{Compat, Device, Fit, judge};
 use sysupgrade_rs::image::openwrt::fwtool::{self, MAX_METADATA, MAX_SIGNATURE, Tail};
 use sysupgrade_rs::image::openwrt::metadata::Metadata;
-use sysupgrade_rs::image::{Unverified, add_openwrt};
+use sysupgrade_rs::image::{OpenWrtSigner, Unverified, add_openwrt};
 use sysupgrade_rs::report::Reason;
+use sysupgrade_rs::slots::Slot;
 use sysupgrade_rs::trust::Trust;
 use sysupgrade_rs::trust::ucert;
-use sysupgrade_rs::trust::usign::PublicKey;
+use sysupgrade_rs::trust::usign::{PublicKey, SecretKey};
+
+use crate::world::router::Booted;
+use crate::world::{self, System, World};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
@@ -326,6 +330,25 @@ fn the_largest_tail_that_stock_openwrt_reads_is_no_obstacle_for_us() -> Result {
 }
 
 #[test]
+fn our_own_upgrade_installs_what_stock_openwrt_would_install() -> Result {
+    let world = World::new(&System::new(1))?;
+    let router = &world.router;
+    let boot = || router.boot(|| world::first_boot(router));
+    assert!(matches!(boot()?, Booted::Up(Slot::First)));
+    let bytes = world.image_with(&System::new(2), &|spec| spec.openwrt = true)?;
+    let mut image = std::io::Cursor::new(bytes);
+    let signer = OpenWrtSigner {
+        key: world::secret_key(),
+        certificates: Vec::new(),
+    };
+    add_openwrt(&mut image, "{}", Some(&signer))?;
+    world::install(router, image.get_ref(), true)?;
+    assert!(matches!(boot()?, Booted::Up(Slot::Second)));
+    assert!(world::confirm(router)?);
+    Ok(())
+}
+
+#[test]
 fn what_stock_openwrt_would_install_differently_is_not_built() -> Result {
     let host = Host::new()?;
     let deflated = host.build("--openwrt-metadata --deflate")?;
@@ -383,8 +406,11 @@ fn an_image_that_is_signed_later_keeps_its_metadata() -> Result {
     let before = host.built("")?;
     done(&host.pack("sign --key later.sec image.bin")?);
     let after = host.tail()?;
-    assert_eq!(after.metadata, before.metadata);
     assert!(after.signature.is_none());
+    let behind = fs::metadata(host.path("image.bin"))?.len() - after.payload;
+    let text = after.metadata.as_ref().map(Vec::len);
+    assert_eq!(behind, 8 + text.ok_or("no metadata")? as u64 + 16, "once");
+    assert_eq!(after.metadata, before.metadata);
     let trust = host.trust("later", BUILT)?;
     let image = File::open(host.path("image.bin"))?;
     Unverified::open(image)?.verify(&trust)?.check()?;
@@ -463,8 +489,8 @@ fn a_revocation_record_is_made_with_the_certificate() -> Result {
     image.take(host.tail()?.payload).read_to_end(&mut bytes)?;
     let mut image = std::io::Cursor::new(bytes);
     let secret = fs::read(host.path("builder.sec"))?;
-    let signer = sysupgrade_rs::image::OpenWrtSigner {
-        key: sysupgrade_rs::trust::usign::SecretKey::parse(&secret)?,
+    let signer = OpenWrtSigner {
+        key: SecretKey::parse(&secret)?,
         certificates: record,
     };
     add_openwrt(&mut image, "{}", Some(&signer)).unwrap_err();
