@@ -819,7 +819,7 @@ fn policy_and_keep_list_travel_though_no_list_names_them() {
 }
 
 #[test]
-fn links_of_services_never_travel_as_files_even_if_declared() {
+fn links_of_services_travel_as_files_only_where_a_list_names_them_for_stock_systems() {
     let system = System::new();
     system.write(
         "root/etc/sysupgrade.conf",
@@ -841,11 +841,24 @@ fn links_of_services_never_travel_as_files_even_if_declared() {
             .kept()
             .map(|member| member.path.to_string())
             .collect();
-        assert_eq!(files, ["etc/rc.d/rc.local", "etc/sysupgrade.conf"]);
+        let links = ["etc/rc.d/K50mine", "etc/rc.d/S50mine"];
+        assert_eq!(files[..2], links);
+        assert_eq!(files[2..], ["etc/rc.d/rc.local", "etc/sysupgrade.conf"]);
         assert_eq!(deleted(&bundle), [""; 0]);
         let services = bundle.services.expect("services");
         assert!(services.user.contains("mine"));
         assert!(services.default.expect("defaults").contains("gone"));
+    }
+    system.write("root/etc/sysupgrade.conf", "");
+    for bundle in [
+        system.bundle(),
+        archive::verify(&*system.archive()).expect("a bundle"),
+    ] {
+        assert!(
+            !bundle
+                .kept()
+                .any(|member| member.path == path("etc/rc.d/S50mine"))
+        );
     }
 }
 

@@ -1262,17 +1262,48 @@ fn backups_of_stock_tools_are_applied_as_they_were_recorded() {
         match archive::inspect(bytes.as_slice()) {
             Ok((bundle, archive::Origin::Foreign)) => {
                 let mut wanted = stock_list(case);
-                wanted.push("/etc/uci-defaults/10_disable_services".into());
                 wanted.sort();
                 let mut found: Vec<_> = bundle.kept().map(|m| format!("/{}", m.path)).collect();
                 found.sort();
                 assert_eq!(found, wanted, "{case}");
+                let services = bundle.services.expect("services");
+                let off = services.default.expect("what the script disables");
+                assert!(services.user.is_empty() && !off.is_empty(), "{case}");
             }
             // The same file under two names, and one with `..`: never as configuration.
             Err(error) => assert_eq!(case, "odd-lines", "{error}"),
             Ok(_) => panic!("{case} has a bundle"),
         }
     }
+}
+
+#[test]
+fn services_that_a_stock_backup_turns_off_stay_off_and_its_script_is_no_file_of_the_system() {
+    let upgrade = Upgrade::new("");
+    for (service, link) in [
+        ("alpha", "S10alpha"),
+        ("bravo", "S50bravo"),
+        ("new", "S20new"),
+    ] {
+        upgrade.write("new", format!("etc/init.d/{service}"), "START=10\n");
+        upgrade.link(
+            "new",
+            &format!("etc/rc.d/{link}"),
+            &format!("../init.d/{service}"),
+        );
+    }
+    let archive = PathBuf::from(format!("{VECTORS}/backup/opkg-overlay/backup.tgz"));
+    let report = upgrade.apply(&archive).expect("applied");
+    let result = upgrade.result();
+    let has = |path: &str| result.0.contains_key(Path::new(path));
+    assert!(
+        has("etc/rc.d/S10alpha") && has("etc/rc.d/S20new"),
+        "on in the image, not turned off"
+    );
+    assert!(!has("etc/rc.d/S50bravo"), "turned off by the user");
+    assert!(!has("etc/uci-defaults/10_disable_services"));
+    assert!(!actions(&report).contains_key("etc/uci-defaults/10_disable_services"));
+    assert_eq!(report.services.len(), 1, "{:?}", report.services);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod container;
 mod images;
 mod metadata;
 mod payload;
+mod restores;
 mod revocation;
 mod scripts;
 mod scripts_boot;

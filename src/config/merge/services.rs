@@ -329,7 +329,7 @@ mod tests {
             ("START", None),
             ("", None),
         ] {
-            let found = setting(text.as_bytes(), b"START");
+            let found = number(text.as_bytes(), b"START");
             assert_eq!(
                 found.as_ref().map(|n| str::from_utf8(n).unwrap()),
                 number,
