@@ -1307,6 +1307,18 @@ fn services_that_a_stock_backup_turns_off_stay_off_and_its_script_is_no_file_of_
 }
 
 #[test]
+fn a_list_of_packages_that_was_asked_for_is_there_after_the_upgrade() {
+    let upgrade = Upgrade::new("");
+    let archive = PathBuf::from(format!("{VECTORS}/backup/opkg-overlay/backup-k.tgz"));
+    upgrade.apply(&archive).expect("applied");
+    let list = upgrade.text("etc/backup/installed_packages.txt");
+    assert_eq!(
+        list.as_deref(),
+        Some("unk\tunknown\nextra\toverlay\nnetifd\trom")
+    );
+}
+
+#[test]
 fn ten_thousand_files_and_deep_directories_cross_an_upgrade() {
     let upgrade = Upgrade::new("");
     for number in 0..10_000 {

@@ -19,7 +19,8 @@ use super::report::{Notice, ReportEntry};
 use super::steps::{self, Facts, Migration, State, StepReport, StepSet};
 use super::tree::Tree;
 use super::{ConfigError, Deadline, EntryPath};
-use crate::config::carry::bundle::Bundle;
+use crate::config::carry::bundle::{Bundle, Member};
+use crate::config::carry::keep::PACKAGE_LIST;
 use crate::report::describe;
 
 /// Number of this engine. An image that names a higher one was made for rules that this program
@@ -83,7 +84,12 @@ impl Context {
     /// changed is not known.
     pub fn of(bundle: &Bundle, user: &Tree, new: &Tree) -> Result<Self, ConfigError> {
         let mut notices = bundle.notices.clone();
-        let policy = policy(new, user, &mut notices)?;
+        let mut policy = policy(new, user, &mut notices)?;
+        let is_list = |member: &Member| member.path.as_bytes() == PACKAGE_LIST.as_bytes();
+        if bundle.kept().any(is_list) {
+            // It is left behind where it just lies about; here somebody asked for it.
+            policy.append(format!("/{PACKAGE_LIST} keep").as_bytes(), "");
+        }
         let state = match &bundle.state {
             None => None,
             Some(state) => Some(State::parse(state.to_string().as_bytes())?),

@@ -268,4 +268,70 @@ mod tests {
             assert_eq!(is_name(name), fine, "{name:?}");
         }
     }
+
+    #[test]
+    fn the_script_names_every_service_that_lacks_a_link_and_runs_none() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(disable_script(root.path()).unwrap(), None);
+        let put = |name: &str, text: &str, mode| {
+            let place = root.path().join(SCRIPTS).join(name);
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            fs::write(&place, text).unwrap();
+            files::set_mode(&place, mode).unwrap();
+        };
+        put("a-on", "START=10\nSTOP='90'\n", 0o755);
+        put("b-half", "START=10\nSTOP=90\n", 0o755);
+        put("c-off", "START=10\n", 0o755);
+        put("d-none", "touch /tmp/ran\n", 0o755);
+        put("e-not-run", "START=10\n", 0o644);
+        put("f-shell", "START=$(echo 17)\n", 0o755);
+        put("g-shell-off", "START=$(echo 17)\n", 0o755);
+        put("h; reboot", "START=10\n", 0o755);
+        put("i'", "START=10\n", 0o755);
+        put("S20j", "START=20\n", 0o755);
+        put("S30k", "START=30\n", 0o755);
+        put(".hidden", "START=10\n", 0o755);
+        let dir = root.path().join(LINKS);
+        fs::create_dir_all(&dir).unwrap();
+        for link in [
+            "S10a-on",
+            "K90a-on",
+            "S10b-half",
+            "S17f-shell",
+            "S20j",
+            "S30S30k",
+        ] {
+            symlink("../init.d/any", dir.join(link)).unwrap();
+        }
+        let script = disable_script(root.path()).unwrap().unwrap();
+        let wanted = "/etc/init.d/S30k disable\n/etc/init.d/b-half disable\n\
+            /etc/init.d/c-off disable\n/etc/init.d/e-not-run disable\n\
+            /etc/init.d/g-shell-off disable\n'/etc/init.d/h; reboot' disable\n\nexit 0";
+        assert_eq!(String::from_utf8_lossy(&script), wanted);
+        let names = [
+            "S30k",
+            "b-half",
+            "c-off",
+            "e-not-run",
+            "g-shell-off",
+            "h; reboot",
+        ];
+        assert_eq!(disabled_by(&script), Some(names.map(str::to_owned).into()));
+    }
+
+    #[test]
+    fn a_script_that_does_anything_else_is_not_taken_for_a_list_of_services() {
+        assert_eq!(disabled_by(b"\nexit 0"), Some(BTreeSet::new()));
+        for odd in [
+            "",
+            "exit 0",
+            "reboot\n\nexit 0",
+            "/etc/init.d/a enable\n\nexit 0",
+            "/etc/init.d/a disable\n\nexit 1",
+            "/etc/init.d/../../bin/a disable\n\nexit 0",
+            "/etc/init.d/a disable\nrm -r /\n\nexit 0",
+        ] {
+            assert_eq!(disabled_by(odd.as_bytes()), None, "{odd}");
+        }
+    }
 }

@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn numbers_are_read_and_scripts_not_run() {
-        for (text, number) in [
+        for (text, wanted) in [
             ("#!/bin/sh /etc/rc.common\nSTART=95\nSTOP=10\n", Some("95")),
             ("START=95", Some("95")),
             ("START=\"95\"\n", Some("95")),
@@ -332,7 +332,7 @@ mod tests {
             let found = number(text.as_bytes(), b"START");
             assert_eq!(
                 found.as_ref().map(|n| str::from_utf8(n).unwrap()),
-                number,
+                wanted,
                 "{text:?}"
             );
         }
