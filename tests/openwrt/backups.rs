@@ -37,7 +37,7 @@ pub(crate) fn build(root: &Path, tree: &Value) {
             Some("dir") => fs::create_dir_all(&place).expect("a directory"),
             Some("fifo") => run(Command::new("mkfifo").arg(&place)),
             Some("whiteout") if is_root() => {
-                run(Command::new("mknod").arg(&place).args(["c", "0", "0"]))
+                run(Command::new("mknod").arg(&place).args(["c", "0", "0"]));
             }
             Some("whiteout") => continue,
             kind => panic!("{kind:?} of {}", place.display()),
