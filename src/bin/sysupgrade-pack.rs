@@ -22,7 +22,7 @@ use sysupgrade_rs::image::{
     self, BuildError, Encoding, ImageError, Inspection, OpenWrtSigner, PartSource, Spec,
     Unverified, add_openwrt, openwrt_metadata,
 };
-use sysupgrade_rs::report::{ExitCode, printable};
+use sysupgrade_rs::report::{ExitCode, Reason, printable};
 use sysupgrade_rs::trust::ucert;
 use sysupgrade_rs::trust::usign::{self, PublicKey, SecretKey, UsignError};
 use thiserror::Error;
@@ -255,6 +255,10 @@ impl PackError {
             Self::Build(BuildError::DeflatedForOpenWrt | BuildError::PartForOpenWrt { .. })
             | Self::SignedForOpenWrt { .. }
             | Self::NoMetadata { .. } => ExitCode::Usage,
+            Self::Build(BuildError::Fwtool(error)) => match error.reason() {
+                Reason::Damaged => ExitCode::NotAnImage,
+                _ => ExitCode::Failed,
+            },
             // Whoever reads the answer has seen enough of it.
             Self::Answer(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::Done,
             _ => ExitCode::Failed,
