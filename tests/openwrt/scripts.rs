@@ -468,8 +468,8 @@ fn a_page_upgrades_a_router_keeps_the_new_system_and_goes_back() -> Result {
         fs::write(&image, "no image")?;
         assert_eq!(stage.ask(shell, "start", &arguments)?["started"], true);
         let progress = stage.finished(shell)?;
-        assert_eq!(progress["result"]["exit"], 10, "{progress}");
-        assert_eq!(progress["status"]["exit"], 10, "{progress}");
+        assert_eq!(progress["result"]["exit"], 11, "{progress}");
+        assert_eq!(progress["status"]["exit"], 11, "{progress}");
     }
     Ok(())
 }
