@@ -13,10 +13,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+use serde_json::json;
 use sysupgrade_rs::config::engine::ENGINE;
 use sysupgrade_rs::config::steps::{self, CompileError, StepSet};
 use sysupgrade_rs::files::{self, FileError, NewFile};
 use sysupgrade_rs::image::manifest::DEFAULT_BLOCK_SIZE;
+use sysupgrade_rs::image::openwrt::fwtool;
 use sysupgrade_rs::image::openwrt::metadata::{Metadata, Version};
 use sysupgrade_rs::image::{
     self, BuildError, Encoding, ImageError, Inspection, OpenWrtSigner, PartSource, Spec,
@@ -520,6 +522,20 @@ fn steps(args: &Steps) -> Result<(), PackError> {
     Ok(())
 }
 
+/// The metadata at the end of an image, for stock OpenWrt, and whether there is a signature over it.
+/// A pipe has no end to look at before all has been read.
+fn openwrt_tail(image: &Path) -> Result<Option<(String, bool)>, PackError> {
+    if image == Path::new("-") {
+        return Ok(None);
+    }
+    let mut file = File::open(image).map_err(FileError::at("open", image))?;
+    let tail = fwtool::read(&mut file).map_err(BuildError::from)?;
+    let metadata = tail
+        .metadata
+        .map(|text| String::from_utf8_lossy(&text).into_owned());
+    Ok(metadata.map(|text| (text, tail.signature.is_some())))
+}
+
 fn inspect(args: &Inspect) -> Result<(), PackError> {
     let source: Box<dyn Read> = if args.image == Path::new("-") {
         Box::new(io::stdin())
@@ -528,10 +544,20 @@ fn inspect(args: &Inspect) -> Result<(), PackError> {
     };
     let head = Unverified::open(source)?;
     let inspection = Inspection::of(&head)?;
+    let tail = openwrt_tail(&args.image)?;
     let answer = if args.json {
-        format!("{:#}\n", inspection.to_json()?)
+        let mut answer = inspection.to_json()?;
+        if let Some((metadata, signed)) = tail {
+            answer["openwrt"] = json!({ "metadata": metadata, "signed": signed });
+        }
+        format!("{answer:#}\n")
     } else {
-        format!("{}\n", inspection.to_text())
+        let mut answer = inspection.to_text();
+        if let Some((metadata, signed)) = tail {
+            let signed = if signed { "signed" } else { "not signed" };
+            answer += &format!("\nopenwrt    {signed}: {}", printable(metadata.trim_end()));
+        }
+        answer + "\n"
     };
     io::stdout().write_all(answer.as_bytes())?;
     Ok(())

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use serde_json::Value;
 use sysupgrade_rs::image::openwrt::compat::{Compat, Device, Fit, judge};
 use sysupgrade_rs::image::openwrt::fwtool::{self, MAX_METADATA, MAX_SIGNATURE, Tail};
 use sysupgrade_rs::image::openwrt::metadata::Metadata;
@@ -291,6 +292,31 @@ fn the_signature_covers_every_byte_before_it() -> Result {
             assert_eq!(verdict, Ok(false), "byte {at}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn inspect_shows_what_stock_openwrt_is_told() -> Result {
+    let host = Host::new()?;
+    let inspect = |words: &str| -> Result<String> {
+        let output = host.pack(words)?;
+        done(&output);
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    host.built("--target mediatek/filogic")?;
+    let text = inspect("inspect image.bin")?;
+    let (_, line) = text.rsplit_once("\nopenwrt ").ok_or("no line")?;
+    assert!(
+        line.contains("not signed: {") && line.contains("mediatek/filogic"),
+        "{line}"
+    );
+    host.signed()?;
+    let answer: Value = serde_json::from_str(&inspect("inspect --json image.bin")?)?;
+    assert_eq!(answer["openwrt"]["signed"], true);
+    let metadata = answer["openwrt"]["metadata"].as_str().ok_or("no text")?;
+    assert_eq!(Metadata::parse(metadata.as_bytes())?.devices.len(), 2);
+    done(&host.build("")?);
+    assert!(!inspect("inspect image.bin")?.contains("openwrt"));
     Ok(())
 }
 
