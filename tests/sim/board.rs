@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use sysupgrade_rs::board::{
-    Board, BootKind, Carrier, Data, FilePlace, Layout, Medium, Overlay, Place, Replace, Running,
-    Store, Volume, VolumeType,
+    Board, BootKind, Carrier, Data, FilePlace, Medium, Overlay, Place, Replace, Running, Store,
+    Volume, VolumeType,
 };
 
 use super::chips::{Chips, NandFaults};
@@ -52,8 +52,6 @@ pub fn simulated(board: &Board, raw: Raw, seed: u64) -> (Board, Chips) {
     board.boot.running = Running::CommandLine("sysupgrade.slot".to_owned());
     board.boot.reboot = Vec::new();
     board.boot.tries = 3;
-    // The boot loader that is played here counts tries.
-    board.boot.layout = Layout::Order;
     if board.boot.fw_env_config.take().is_some() {
         let store = Store {
             place: Place::Path("/flash/env".into()),

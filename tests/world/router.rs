@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use byteorder::NativeEndian;
-use sysupgrade_rs::board::{Board, BootKind, Medium, Place};
+use sysupgrade_rs::board::{Board, BootKind, Layout, Medium, Place};
 use sysupgrade_rs::boot::{Bootloader, GrubEnv, UbootEnv};
 use sysupgrade_rs::files::{self, below};
 use sysupgrade_rs::flash::{self, Chips, Kernel};
@@ -27,6 +27,7 @@ use sysupgrade_rs::machine::Machine;
 use sysupgrade_rs::slots::{BootState, Slot};
 use sysupgrade_rs::system;
 
+use super::loader;
 use super::snapshot::{Entry, Snapshot};
 
 /// What the virtual machine may fail with: a message for its operator.
@@ -169,8 +170,12 @@ impl Router {
             BootKind::UbootEnv => {
                 let size = boot.store[0].size.ok_or("an environment without a size")?;
                 let (size, copies) = (usize::try_from(size)?, boot.store.len());
+                let others = match &boot.layout {
+                    Layout::Order => Vec::new(),
+                    Layout::Switch(switch) => loader::factory(switch),
+                };
                 let names = self.names();
-                UbootEnv::format::<NativeEndian>(names, &BootState::FACTORY, &[], size, copies)?
+                UbootEnv::format::<NativeEndian>(names, &BootState::FACTORY, &others, size, copies)?
             }
         };
         for (store, copy) in boot.store.iter().zip(copies) {
@@ -207,6 +212,10 @@ impl Router {
 
     /// The boot loader: it chooses a slot and stores the count before it jumps there.
     pub fn choose(&self) -> Result<Slot> {
+        if let Layout::Switch(switch) = &self.board.boot.layout {
+            let flash: Rc<dyn Chips> = Rc::clone(&self.flash) as Rc<dyn Chips>;
+            return loader::choose(&system::uboot_env(&self.dir, &self.board, &flash)?, switch);
+        }
         let mut env = self.boot_environment()?;
         let before = env.load()?;
         let (slot, after) = before.boot();
