@@ -1591,6 +1591,110 @@ store = [
         )
     }
 
+    /// A switch in the place of the layout of the virtual router, in whose environment U-Boot's is.
+    fn switch(layout: &str) -> String {
+        let board = uboot("layout = \"order\"\n", "");
+        board.replacen(
+            "\n[config]",
+            &format!("\n[boot.layout]\n{layout}\n[config]"),
+            1,
+        )
+    }
+
+    const SWITCH: &str = "variable = \"active\"\nvalues = [\"0\", \"1\"]\nabsent = \"0\"
+        [boot.layout.along]\nready = \"3\"\nside = [\"a\", \"b\"]
+        [boot.layout.counter]\narmed = \"upgrade_available\"\ncount = \"bootcount\"";
+
+    #[test]
+    fn a_switch_names_a_slot_and_each_variable_stands_for_one_thing() {
+        let board = Board::parse(&switch(SWITCH), "b.toml").expect("a good switch");
+        let Layout::Switch(read) = &board.boot.layout else {
+            panic!("it is a switch: {:?}", board.boot.layout);
+        };
+        assert_eq!(Slot::ALL.map(|slot| read.value(slot)), ["0", "1"]);
+        assert_eq!(
+            Slot::ALL.map(|slot| read.along["side"].of(slot)),
+            ["a", "b"]
+        );
+        assert_eq!(
+            Slot::ALL.map(|slot| read.along["ready"].of(slot)),
+            ["3", "3"]
+        );
+        for (from, to, place, problem) in [
+            (
+                "[\"0\", \"1\"]",
+                "[\"0\", \"0\"]",
+                "values =",
+                "`0` stands for both slots",
+            ),
+            (
+                "absent = \"0\"",
+                "absent = \"2\"",
+                "absent =",
+                "`2` is not one of the values",
+            ),
+            (
+                "\"active\"",
+                "\"\"",
+                "variable =",
+                "`` is no name for a variable",
+            ),
+            (
+                "\"active\"",
+                "\"a=b\"",
+                "variable =",
+                "`a=b` is no name for a variable",
+            ),
+            (
+                "\"active\"",
+                "\"sysupgrade_slots\"",
+                "variable =",
+                "sysupgrade_slots is a variable of",
+            ),
+            (
+                "\"bootcount\"",
+                "\"active\"",
+                "[boot.layout.counter]",
+                "variable active stands for two",
+            ),
+            (
+                "ready =",
+                "upgrade_available =",
+                "[boot.layout.counter]",
+                "variable upgrade_available",
+            ),
+            (
+                "\"3\"",
+                "\"\"",
+                "[boot.layout.along]",
+                "`` is no value for a variable",
+            ),
+            (
+                "\"b\"]",
+                "\"b\\n\"]",
+                "[boot.layout.along]",
+                "`b\\n` is no value for a variable",
+            ),
+        ] {
+            let text = switch(&SWITCH.replacen(from, to, 1));
+            assert_refused(&text, place, problem);
+        }
+        let grub = changed("layout = \"order\"\n", "").replacen(
+            "\n[config]",
+            &format!("\n[boot.layout]\n{SWITCH}\n[config]"),
+            1,
+        );
+        assert_refused(
+            &grub,
+            "[boot.layout]",
+            "GRUB's script knows the layout `order` only",
+        );
+        for unknown in ["bootcount", "boot-part"] {
+            let text = changed("\"order\"", &format!("{unknown:?}"));
+            assert_refused(&text, "layout =", &format!("layout `{unknown}` is neither"));
+        }
+    }
+
     #[test]
     fn a_block_device_is_named_in_one_way() {
         for good in [
