@@ -1593,7 +1593,7 @@ store = [
 
     /// A switch in the place of the layout of the virtual router, in whose environment U-Boot's is.
     fn switch(layout: &str) -> String {
-        let board = uboot("layout = \"order\"\n", "");
+        let board = uboot("]", "]").replacen("layout = \"order\"\n", "", 1);
         board.replacen(
             "\n[config]",
             &format!("\n[boot.layout]\n{layout}\n[config]"),

@@ -99,13 +99,16 @@ fn under_lock(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {
     let standing = state.standing(machine.running);
     let installed = machine.installed(machine.running);
     let installed = installed.map_err(MachineError::from)?;
-    let is_settled = installed.is_none_or(|installed| installed.stage == Stage::Good);
+    let stage = installed.map(|installed| installed.stage);
+    let is_settled = stage.is_none_or(|stage| stage == Stage::Good);
+    let never_started = stage == Some(Stage::Writing);
     let is_doubtful = match standing {
         // Power may have gone while this state was stored, or the one after it: it was read right this
         // time. It is made to be so the next time, before anything relies on it.
         Standing::Good | Standing::OnTrial(_) => !is_settled,
-        // The boot loader went back in its own way, and may still count: see `boot::switch`.
-        Standing::FellBack => true,
+        // The boot loader went back in its own way, and may still count: see `boot::switch`. Or it has read
+        // another state than the one that is read now.
+        Standing::FellBack | Standing::GivenUp => true,
         _ => false,
     };
     if is_doubtful {
@@ -113,6 +116,8 @@ fn under_lock(machine: &mut Machine) -> Result<FirstBoot, FirstBootError> {
     }
     match standing {
         Standing::OnTrial(_) => on_trial(machine),
+        // It runs for once, so it has its own configuration for once.
+        Standing::GivenUp if never_started => on_trial(machine),
         _ => Ok(FirstBoot::Settled(trial::settle(machine, &state)?)),
     }
 }

@@ -19,12 +19,12 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::{env, fs};
 
-use sysupgrade_rs::board::{Board, Medium, Place, VIRTUAL};
+use sysupgrade_rs::board::{Board, Layout, Medium, Place, Switch, VIRTUAL};
 use sysupgrade_rs::data::{ArchiveRef, Data};
 use sysupgrade_rs::digest::Digest;
 use sysupgrade_rs::files;
 use sysupgrade_rs::files::trace::{self, Op};
-use sysupgrade_rs::slots::{BootState, Condition, Slot};
+use sysupgrade_rs::slots::{BootState, Condition, Slot, Standing};
 
 use sim::{
     Chips, ChipsState, Crash, Operation, Random, Raw, Run, Verb, one_each, path_of, simulated,
@@ -369,6 +369,16 @@ impl Upgrade {
         Ok(slot)
     }
 
+    /// The same, and once more where the boot loader read another state than the system: a program of NAND
+    /// that was cut may be read either way. It comes up whole, and goes back.
+    fn power_on_until_agreed(&self, router: &Router) -> Result<Slot> {
+        let slot = self.power_on(router)?;
+        match state(router)?.standing(slot) {
+            Standing::GivenUp => self.power_on(router),
+            _ => Ok(slot),
+        }
+    }
+
     /// Complains if the archive of a slot on trial is not what the install recorded.
     fn check_archive(&self, router: &Router) -> Result<()> {
         let (target, name) = (self.new.slot, router.name(self.new.slot));
@@ -397,7 +407,7 @@ impl Upgrade {
         if finds == Finds::OldAfterRefusal {
             while let Booted::Refused(_) = router.boot(|| world::first_boot(router))? {}
         }
-        let mut slot = self.power_on(router)?;
+        let mut slot = self.power_on_until_agreed(router)?;
         let fits = match finds {
             Finds::Old | Finds::OldAfterRefusal => slot == self.old.slot,
             Finds::New => slot == self.new.slot,
@@ -431,8 +441,12 @@ impl Upgrade {
         Ok(())
     }
 
-    /// Uses up the tries of a trial that nobody confirms: the old system must be back.
+    /// Uses up the tries of a trial that nobody confirms: the old system must be back. A boot loader
+    /// that counts nothing leaves it to the clock.
     fn wear_out(&self, router: &Router) -> Result<Slot> {
+        if let Layout::Switch(Switch { counter: None, .. }) = &self.board.boot.layout {
+            world::go_back(router)?;
+        }
         for _ in 0..3 {
             if self.power_on(router)? == self.old.slot {
                 return Ok(self.old.slot);
@@ -480,7 +494,7 @@ impl Upgrade {
     ) -> Result<()> {
         let (router, chips) = &router_with(dir, &self.board, crash)?;
         let recording = record(router, chips, || {
-            if self.power_on(router)? == self.old.slot {
+            if self.power_on_until_agreed(router)? == self.old.slot {
                 world::install(router, &self.image, self.keep)?;
             } else {
                 world::confirm(router)?;
@@ -968,6 +982,21 @@ fn carriers_on_raw_flash_survive_power_cuts_everywhere() -> Result<()> {
 fn carriers_in_overlays_survive_power_cuts_everywhere() -> Result<()> {
     let board = test_board("carrier-overlay")?;
     cut_board("carriers in overlays", &board, Raw::Nand)
+}
+
+#[test]
+fn a_loader_that_counts_boots_of_a_trial_survives_power_cuts_everywhere() -> Result<()> {
+    cut_board("bootcount", &test_board("bootcount")?, Raw::Nor)?;
+    cut_board(
+        "bootcount that is stored",
+        &test_board("bootcount-saved")?,
+        Raw::Nand,
+    )
+}
+
+#[test]
+fn a_switch_without_a_counter_survives_power_cuts_everywhere() -> Result<()> {
+    cut_board("switch", &test_board("switch")?, Raw::Nand)
 }
 
 #[test]
