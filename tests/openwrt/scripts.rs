@@ -13,6 +13,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::images::{Device, seconds};
+use crate::vectors;
 use crate::world::router::Booted;
 use crate::world::router::Router;
 use crate::world::{System, World};
@@ -241,6 +243,86 @@ fn validate_takes_any_word_for_a_file() -> Result {
         }
     }
     assert_eq!(stage.verdict(SHELLS[0], &[])?.0, no());
+    Ok(())
+}
+
+/// What of a document of the tool's is OpenWrt's.
+fn stock_part(document: &Value) -> Value {
+    let tests = &document["tests"];
+    json!({
+        "tests": {
+            "fwtool_signature": tests["fwtool_signature"],
+            "fwtool_device_match": tests["fwtool_device_match"],
+        },
+        "valid": document["valid"],
+        "forceable": document["forceable"],
+        "allow_backup": document["allow_backup"],
+    })
+}
+
+#[test]
+fn procd_hears_of_every_recorded_image_what_the_tool_says_without_configuration() -> Result {
+    let stage = Stage::new()?;
+    let expected = vectors::json("expected.json");
+    let (mut valid, mut without_configuration) = (0, 0);
+    for name in ["default", "compat-1.2"] {
+        let profile = &expected["profiles"][name];
+        let device = Device::new(profile);
+        let clock = profile["clock"].as_str().ok_or("a profile has a clock")?;
+        let (tool, root) = (env!("CARGO_BIN_EXE_sysupgrade-rs"), device.root().display());
+        let now = seconds(clock);
+        stage.tool(&format!("exec {tool} --root {root} --now {now} \"$@\""))?;
+        let images = expected["images"].as_array().ok_or("images")?.iter();
+        let images = images.filter(|image| image["profiles"].get(name).is_some());
+        for (number, image) in images.enumerate() {
+            let image = vectors::path(image["file"].as_str().ok_or("a file")?);
+            let (code, document) = device.test(&image, &["-n"]);
+            let path = image.to_str().ok_or("text")?;
+            let (said, log) = stage.verdict(SHELLS[number % 2], &[path])?;
+            assert_eq!(said, stock_part(&document), "{path} on {name}");
+            assert_eq!(said["valid"] == true, code == 0, "{path} on {name}");
+            for refusal in document["refusals"].as_array().into_iter().flatten() {
+                let message = refusal["message"].as_str().ok_or("a message")?;
+                assert!(log.contains(message), "{path} on {name}: {log}");
+            }
+            valid += u32::from(said["valid"] == true);
+            without_configuration +=
+                u32::from(said["valid"] == true && said["allow_backup"] == false);
+        }
+    }
+    assert!(valid > 10, "{valid} are valid");
+    assert!(without_configuration > 0);
+    Ok(())
+}
+
+#[test]
+fn images_of_our_own_are_valid_and_what_is_none_is_not() -> Result {
+    let stage = Stage::new()?;
+    let image = stage.image(2)?;
+    let path = image.to_str().ok_or("text")?;
+    let yes = json!({
+        "tests": {"fwtool_signature": true, "fwtool_device_match": true},
+        "valid": true, "forceable": true, "allow_backup": true,
+    });
+    let bytes = fs::read(&image)?;
+    for shell in SHELLS {
+        fs::write(&image, &bytes)?;
+        assert_eq!(stage.verdict(shell, &[path])?.0, yes);
+        let mut flipped = bytes.clone();
+        let middle = flipped.len() / 2;
+        flipped[middle] ^= 1;
+        for bad in [&flipped[..], &bytes[..middle], b"no image", b""] {
+            fs::write(&image, bad)?;
+            let (said, log) = stage.verdict(shell, &[path])?;
+            assert_eq!(said["valid"], false);
+            assert_eq!(said["forceable"], false);
+            assert_ne!(log, "");
+        }
+        fs::remove_file(&image)?;
+        let (said, log) = stage.verdict(shell, &[path])?;
+        assert_eq!(said["valid"], false);
+        assert_ne!(log, "");
+    }
     Ok(())
 }
 
