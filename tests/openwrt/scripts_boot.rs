@@ -218,6 +218,29 @@ fn who_calls_procd_gets_the_other_slot_and_never_the_pivot() -> Result {
 }
 
 #[test]
+fn the_archive_that_procd_was_given_is_what_the_new_system_gets() -> Result {
+    for shell in SHELLS {
+        let stage = Stage::new()?;
+        let router = &stage.world.router;
+        stage.image(2)?;
+        let network = router.dir().join("etc/config/network");
+        let archive = stage.path("sysupgrade.tgz");
+        fs::write(&network, "as saved\n")?;
+        let mut save = stage.shell(shell)?;
+        save.args(["-c", "sysupgrade-rs -b sysupgrade.tgz"]);
+        assert!(save.status()?.success());
+        fs::write(&network, "as edited later\n")?;
+        let archive = archive.to_str().ok_or("text")?;
+        let (code, said) = stage2(&stage, shell, "begin", archive)?;
+        assert_eq!(code, Some(0), "{said}");
+        router.boot(|| world::first_boot(router))?;
+        assert_eq!(router.running()?, Some(Slot::Second));
+        assert_eq!(fs::read_to_string(&network)?, "as saved\n");
+    }
+    Ok(())
+}
+
+#[test]
 fn an_image_that_is_refused_in_stage2_ends_in_the_system_that_ran() -> Result {
     for shell in SHELLS {
         let stage = Stage::new()?;
