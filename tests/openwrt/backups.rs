@@ -374,3 +374,72 @@ fn a_stock_tar_unpacks_our_backup_to_the_tree_it_was_taken_from() {
         assert!(text.ends_with("\nexit 0"), "{text}");
     }
 }
+
+fn put(root: &Path, path: &str, text: &str) {
+    let place = root.join(path);
+    fs::create_dir_all(place.parent().expect("a parent")).expect("directories");
+    fs::write(place, text).expect("a file");
+}
+
+#[test]
+fn a_link_whose_target_was_changed_is_no_unchanged_link() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = dir.path();
+    put(
+        root,
+        "etc/sysupgrade.conf",
+        "/etc/a /etc/b /etc/shared /etc/nowhere\n",
+    );
+    for (file, theirs, ours) in [("file-a", "shipped", "edited"), ("file-b", "same", "same")] {
+        put(root, &format!("rom/etc/{file}"), theirs);
+        put(root, &format!("etc/{file}"), ours);
+    }
+    for tree in ["etc", "rom/etc"] {
+        symlink("file-a", root.join(tree).join("a")).expect("a link");
+        symlink("file-b", root.join(tree).join("b")).expect("a link");
+        symlink("/tmp/shared", root.join(tree).join("shared")).expect("a link");
+        symlink("/nowhere", root.join(tree).join("nowhere")).expect("a link");
+    }
+    put(root, "tmp/shared", "one file for both");
+    let listing = Listing {
+        skip_unchanged: true,
+        ..Listing::default()
+    };
+    let list = KeepList::read_with(root, listing).expect("a list");
+    let paths: Vec<String> = list.paths().map(ToString::to_string).collect();
+    assert_eq!(paths, ["etc/a", "etc/nowhere"]);
+}
+
+#[test]
+fn what_an_earlier_backup_left_on_the_system_is_replaced_and_not_doubled() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = dir.path();
+    put(
+        root,
+        "etc/sysupgrade.conf",
+        "/etc/uci-defaults/ /etc/backup/ /etc/hosts\n",
+    );
+    put(root, "etc/hosts", "hosts");
+    put(root, "etc/uci-defaults/10_disable_services", "old");
+    put(root, PACKAGE_LIST, "old");
+    put(root, "etc/init.d/lamp", "START=10\n");
+    put(root, "usr/lib/opkg/info/lamp.control", "");
+    for packages in [true, false] {
+        let listing = Listing {
+            packages,
+            ..Listing::default()
+        };
+        let keep = KeepList::read_with(root, listing).expect("a list");
+        let bytes = backup(root, &keep).expect("a backup");
+        archive::verify(&*bytes).expect("it holds every name once");
+        let members: BTreeMap<_, _> = members(&bytes).into_iter().collect();
+        let script = &members["etc/uci-defaults/10_disable_services"].content;
+        assert_eq!(*script, b"/etc/init.d/lamp disable\n\nexit 0");
+        let list = if packages {
+            &b"lamp\tunknown"[..]
+        } else {
+            b"old"
+        };
+        assert_eq!(members[PACKAGE_LIST].content, list);
+    }
+}
