@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::board::Board;
 use crate::install::describe;
-use crate::machine::Machine;
+use crate::machine::{Identity, Machine};
+use crate::report::printable;
 use crate::slots::{Slot, Standing};
 use crate::system;
 
@@ -83,6 +84,7 @@ fn examine_machine(checks: &mut Checks, machine: &mut Machine) {
             checks.hint("the running slot was not booted from this environment: reboot, or repair the environment");
         }
     }
+    examine_identity(checks, machine);
     if checks
         .of("trusted keys", system::open_trust(machine, 0), |trust| {
             format!(
@@ -131,6 +133,27 @@ fn examine_machine(checks: &mut Checks, machine: &mut Machine) {
     checks.of("history", machine.data.history(), |history| {
         format!("{} entries", history.len())
     });
+}
+
+/// A board file for another device would send its images, and writes, to the wrong places.
+fn examine_identity(checks: &mut Checks, machine: &Machine) {
+    let told = match Identity::read(&machine.root) {
+        Ok(identity) => identity.board_name,
+        Err(error) => return checks.add("device name", false, describe(&error)),
+    };
+    if let Some(name) = told {
+        let ours = &machine.board.compatible;
+        let agree = ours.contains(&name);
+        let detail = format!(
+            "{}; the board file is for {}",
+            printable(&name),
+            ours.join(", ")
+        );
+        checks.add("device name", agree, detail);
+        if !agree {
+            checks.hint("install the board file of this device, or add its name to `compatible`");
+        }
+    }
 }
 
 #[derive(Default)]

@@ -222,7 +222,7 @@ pub fn judge<R: Read>(
     let identity = Identity::read(root)?;
     let names = Names::of(&identity, board);
     let target = Target {
-        board: names.of_stock(),
+        board: names.of_stock(wish),
         parts: None,
     };
     let image = image.into().verify(trust, &target)?;
@@ -253,7 +253,7 @@ pub fn survey<R: Read>(
     let identity = Identity::read(&machine.root)?;
     let names = Names::of(&identity, Some(&machine.board));
     let target = Target {
-        board: names.of_stock(),
+        board: names.of_stock(wish),
         parts: Some(parts.keys().map(String::as_str).collect()),
     };
     let mut image = image.into().verify(trust, &target)?;

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::board::Unsigned;
 use crate::config::report::ReportEntry;
 use crate::config::reports;
 use crate::data::{Entry, Installed, Stage};
@@ -26,6 +27,8 @@ pub struct Status {
     pub tries_left: Option<u8>,
     /// Lowest security number that is accepted.
     pub floor: u64,
+    /// Stock images that nobody has signed are installed.
+    pub unsigned_allowed: bool,
     /// What happened last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<Entry>,
@@ -138,6 +141,7 @@ pub fn status(machine: &mut Machine) -> Result<Status, MachineError> {
         next_boot: machine.name(state.boot().0).to_owned(),
         tries_left,
         floor: machine.data.floor()?,
+        unsigned_allowed: machine.board.trust.unsigned == Unsigned::Allow,
         last: machine.data.history()?.pop(),
         review,
         to_do: to_do.into_iter().chain(look).collect(),

@@ -256,8 +256,8 @@ pub fn open_trust(machine: &Machine, now: i64) -> Result<Trust, SystemError> {
     trust(&machine.root, &machine.board.trust, floor, now)
 }
 
-/// The same for a tree that nothing runs from: without a board file OpenWrt's own keys count, and
-/// there is no floor.
+/// The same for a tree that nothing runs from, with its first key directory. Without a board file
+/// OpenWrt's own keys count, and there is no floor.
 ///
 /// # Errors
 /// As [`open_trust`].
@@ -265,13 +265,18 @@ pub fn trust_without_machine(
     root: &Path,
     board: Option<&Board>,
     now: i64,
-) -> Result<Trust, SystemError> {
+) -> Result<(Trust, PathBuf), SystemError> {
     let stock = board::Trust {
         keys: vec![STOCK_KEYS.into()],
         threshold: 1,
         unsigned: Unsigned::Refuse,
     };
-    trust(root, board.map_or(&stock, |board| &board.trust), 0, now)
+    let said = board.map_or(&stock, |board| &board.trust);
+    let first = said
+        .keys
+        .first()
+        .map_or(Path::new(STOCK_KEYS), PathBuf::as_path);
+    Ok((trust(root, said, 0, now)?, below(root, first)))
 }
 
 fn trust(root: &Path, said: &board::Trust, floor: u64, now: i64) -> Result<Trust, SystemError> {

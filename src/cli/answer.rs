@@ -26,6 +26,7 @@ use crate::report::{ExitCode, Refusal, printable};
 use crate::slots::{Slot, TransitionError};
 use crate::status::{SlotStatus, Status};
 use crate::system::SystemError;
+use crate::trust::revoke::Outcome;
 
 use super::source::SourceError;
 
@@ -41,6 +42,9 @@ pub(super) fn print(text: &str, code: ExitCode) -> ExitCode {
         _ => code,
     }
 }
+
+/// What the board file of this machine has given up.
+const UNSIGNED: &str = "trust      UNSIGNED stock images are installed: whoever can hand over an image owns this router";
 
 /// What a command found out or did.
 pub(super) struct Answer {
@@ -206,6 +210,9 @@ impl Answer {
             format!("next boot  slot {}", status.next_boot),
             format!("floor      security {}", status.floor),
         ];
+        if status.unsigned_allowed {
+            lines.push(UNSIGNED.to_owned());
+        }
         if let Some(last) = &status.last {
             lines.push(format!("last       {}", entry_line(last)));
         }
@@ -274,6 +281,36 @@ impl Answer {
             (false, None) => format!("slot {name} takes over at the next boot"),
         };
         Self::new(human, json!({ "slot": name })).then(reboot)
+    }
+
+    /// What became of revocation records.
+    pub(super) fn revoked(outcomes: &[Outcome]) -> Self {
+        let mut code = ExitCode::Done;
+        let mut lines = Vec::new();
+        let mut list = Vec::new();
+        for outcome in outcomes {
+            let (line, entry) = match outcome {
+                Outcome::Applied(key) => (
+                    format!("key {key} is revoked: what it signed is refused from now on"),
+                    json!({ "outcome": "applied", "key": key.to_string() }),
+                ),
+                Outcome::Already(key) => (
+                    format!("key {key} had been revoked before"),
+                    json!({ "outcome": "already", "key": key.to_string() }),
+                ),
+                Outcome::Refused(error) => {
+                    code = error.reason().exit_code();
+                    let why = describe(error);
+                    (
+                        format!("a record was refused: {}", printable(&why)),
+                        json!({ "outcome": "refused", "reason": to_value(&error.reason()), "message": why }),
+                    )
+                }
+            };
+            lines.push(line);
+            list.push(entry);
+        }
+        Self::new(lines.join("\n"), json!({ "records": list })).coded(code)
     }
 
     pub(super) fn history(entries: &[Entry]) -> Self {
@@ -369,32 +406,33 @@ impl Answer {
         self
     }
 
-    /// What an image says of itself.
+    /// What a stock image says of itself.
     pub(super) fn shown(shown: &Shown) -> Self {
+        let Shown { claims, problem } = shown;
+        let (kind, compat) = (claims.format.to_string(), claims.compat.to_string());
+        let signers: Vec<String> = claims.signers.iter().map(ToString::to_string).collect();
         let mut human = String::from("NOT VERIFIED: this is what the image says of itself");
         let mut line = |name: &str, value: &str| {
             human.push_str(&format!("\n{name:<10} {}", printable(value)));
         };
-        line("kind", &shown.kind);
-        for board in &shown.boards {
-            line("board", board);
+        match problem {
+            Some(problem) => line("problem", problem),
+            None => {
+                line("kind", &kind);
+                claims.boards.iter().for_each(|board| line("board", board));
+                line("version", &claims.version);
+                line("compat", &compat);
+                match signers.as_slice() {
+                    [] => line("signature", "none"),
+                    keys => keys
+                        .iter()
+                        .for_each(|key| line("signature", &format!("by key {key}"))),
+                }
+            }
         }
-        line("version", shown.version.as_deref().unwrap_or("unknown"));
-        let compat = shown.compat.as_ref().map(ToString::to_string);
-        line("compat", compat.as_deref().unwrap_or("unknown"));
-        match shown.signers.as_slice() {
-            [] => line("signature", "none"),
-            signers => signers
-                .iter()
-                .for_each(|key| line("signature", &format!("by key {key}"))),
-        }
-        if let Some(problem) = &shown.problem {
-            line("problem", problem);
-        }
-        let signers: Vec<String> = shown.signers.iter().map(ToString::to_string).collect();
         let machine = json!({
-            "verified": false, "kind": shown.kind, "boards": shown.boards, "version": shown.version,
-            "compat": compat, "signatures": signers, "problem": shown.problem,
+            "verified": false, "kind": kind, "boards": claims.boards, "version": claims.version,
+            "compat": compat, "signatures": signers, "problem": problem,
         });
         Self::new(human, machine)
     }

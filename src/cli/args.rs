@@ -88,6 +88,11 @@ pub enum Command {
         /// As in `Install`.
         image: OsString,
     },
+    /// Apply revocation records, as `ucert -R` does.
+    Revoke {
+        /// The records.
+        file: PathBuf,
+    },
     /// Examine board file, boot environment and slots.
     Doctor,
     /// List past upgrades.
@@ -438,6 +443,11 @@ enum CommandWord {
         /// A path, - for standard input, or an http:// or https:// address
         image: OsString,
     },
+    /// Stop trusting keys, as records signed by trusted ones say
+    Revoke {
+        /// Revocation records, as ucert makes them
+        file: PathBuf,
+    },
     /// Examine board file, boot environment and slots
     Doctor,
     /// List past upgrades
@@ -700,6 +710,7 @@ impl CommandWord {
             Self::Inspect { image } => Command::Inspect {
                 image: image_word(image)?,
             },
+            Self::Revoke { file } => Command::Revoke { file },
             Self::Doctor => Command::Doctor,
             Self::History => Command::History,
             Self::Config { word } => Command::Config(word.meaning()?),

@@ -42,7 +42,8 @@ use crate::install::{self, InstallError, Misfit, Names, Upgrade, Watch, Wish};
 use crate::machine::{Identity, Machine};
 use crate::report::{Event, ExitCode, Phase, Refusal};
 use crate::system::SystemError;
-use crate::{doctor, status, system, trial};
+use crate::trust::{revoke, ucert};
+use crate::{doctor, files, status, system, trial};
 use answer::{Answer, Failure};
 use args::{Carry, Choices, Command, NoCommand, Place, Reboot, Resolve, Settings};
 use progress::{Progress, Style};
@@ -129,6 +130,7 @@ impl Session<'_> {
             Command::Rollback { reboot } => self.rollback(reboot),
             Command::Guard => self.guard(),
             Command::Inspect { image } => self.inspect(&image),
+            Command::Revoke { file } => self.revoke(&file),
             Command::Doctor => Ok(Answer::checks(&doctor::examine(
                 &self.root,
                 self.settings.board.as_deref(),
@@ -230,9 +232,7 @@ impl Session<'_> {
                 verdict.failed = failure.refusals.is_empty();
                 verdict.is_signed = failure.is_signed;
                 verdict.refusals.clone_from(&failure.refusals);
-                verdict
-                    .refusals
-                    .extend(self.claimed_misfit(&verdict, &wish)?);
+                self.judge_claims(&mut verdict, &wish)?;
                 Err(failure.judged(&verdict))
             }
         }
@@ -244,12 +244,8 @@ impl Session<'_> {
         image: Candidate<Box<dyn io::Read>>,
         wish: &Wish,
     ) -> Result<(Contents, bool, Vec<Refusal>), Failure> {
-        let board = match self.board() {
-            Ok(board) => Some(board),
-            Err(SystemError::NoBoard) => None,
-            Err(error) => return Err(error.into()),
-        };
-        let trust = system::trust_without_machine(&self.root, board.as_ref(), self.now())?;
+        let board = self.board_if_any()?;
+        let (trust, _) = system::trust_without_machine(&self.root, board.as_ref(), self.now())?;
         let (contents, may_keep, refusal) =
             install::judge(&self.root, board.as_ref(), &trust, image, wish)?;
         let refusals = refusal
@@ -260,21 +256,43 @@ impl Session<'_> {
 
     /// Of an image that is refused for itself: whether it would be for this machine if it were to be
     /// believed, so that everything is told at once.
-    fn claimed_misfit(&self, verdict: &Verdict, wish: &Wish) -> Result<Option<Refusal>, Failure> {
+    fn judge_claims(&self, verdict: &mut Verdict, wish: &Wish) -> Result<(), Failure> {
         if verdict.shown.problem.is_some() {
-            return Ok(None);
+            return Ok(());
         }
         let identity = Identity::read(&self.root)?;
         let names = Names::of(&identity, self.board().ok().as_ref());
-        let claims = verdict.shown.claims();
-        let refusal = Misfit::of(&claims, &names, &identity).refusal(wish);
-        Ok(refusal.filter(|refusal| !(wish.force && refusal.forceable)))
+        let misfit = Misfit::of(&verdict.shown.claims, &names, &identity);
+        verdict.may_keep = misfit.may_keep();
+        let refusal = misfit.refusal(wish);
+        let told = |new: &Refusal| verdict.refusals.iter().any(|old| old.reason == new.reason);
+        let refusal = refusal.filter(|new| !(wish.force && new.forceable) && !told(new));
+        verdict.refusals.extend(refusal);
+        Ok(())
     }
 
     fn inspect(&self, image: &OsStr) -> Result<Answer, Failure> {
         match self.candidate(image)?? {
             Candidate::Ours(head) => Answer::inspected(&head?),
             mut stock @ Candidate::Stock(_) => Ok(Answer::shown(&stock.show())),
+        }
+    }
+
+    /// Into the first key directory; the links there count for all of them.
+    fn revoke(&self, file: &Path) -> Result<Answer, Failure> {
+        let board = self.board_if_any()?;
+        let (mut trust, dir) =
+            system::trust_without_machine(&self.root, board.as_ref(), self.now())?;
+        let records = files::read(file, ucert::MAX_CHAIN as u64)?;
+        Ok(Answer::revoked(&revoke::apply(&records, &mut trust, &dir)?))
+    }
+
+    /// The board file, if there is one.
+    fn board_if_any(&self) -> Result<Option<Board>, SystemError> {
+        match self.board() {
+            Ok(board) => Ok(Some(board)),
+            Err(SystemError::NoBoard) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

@@ -52,10 +52,7 @@ impl Verdict {
             !SIGNATURE.contains(&refusal.reason) && !DEVICE.contains(&refusal.reason)
         };
         let upgrade = !self.failed && !self.refusals.iter().any(others);
-        let (boards, version) = match &self.contents {
-            Some(contents) => (&contents.boards, Some(&contents.version)),
-            None => (&self.shown.boards, self.shown.version.as_ref()),
-        };
+        let contents = self.contents.as_ref().unwrap_or(&self.shown.claims);
         let document = json!({
             "valid": valid,
             "forceable": !self.failed && self.refusals.iter().all(|refusal| refusal.forceable),
@@ -67,10 +64,10 @@ impl Verdict {
             },
             "refusals": to_value(&self.refusals),
             "image": {
-                "kind": self.shown.kind,
-                "board": boards.first(),
-                "boards": boards,
-                "version": version,
+                "kind": contents.format.to_string(),
+                "board": contents.boards.first(),
+                "boards": contents.boards,
+                "version": contents.version,
                 "signature": { "state": self.signature(), "key": self.key() },
             },
         });
@@ -98,18 +95,15 @@ impl Verdict {
             (Some(state), _) => state,
             (None, Some(contents)) if contents.signers.is_empty() => "absent",
             (None, Some(_)) => "good",
-            (None, None) if self.is_signed && self.shown.signers.is_empty() => "absent",
+            (None, None) if self.is_signed && self.shown.claims.signers.is_empty() => "absent",
             (None, None) if self.is_signed => "good",
             (None, None) => "unchecked",
         }
     }
 
     fn key(&self) -> Option<String> {
-        let signers = match &self.contents {
-            Some(contents) => &contents.signers,
-            None => &self.shown.signers,
-        };
-        signers.first().map(ToString::to_string)
+        let contents = self.contents.as_ref().unwrap_or(&self.shown.claims);
+        contents.signers.first().map(ToString::to_string)
     }
 }
 

@@ -229,62 +229,35 @@ pub fn skip(mut bytes: impl Read) -> io::Result<()> {
 /// What an image says of itself, which nobody has checked.
 #[derive(Clone, Debug, Default)]
 pub struct Shown {
-    /// Its kind.
-    pub kind: String,
-    /// Names of the boards it is for.
-    pub boards: Vec<String>,
-    /// Version.
-    pub version: Option<String>,
-    /// Compatibility version.
-    pub compat: Option<Compat>,
-    /// The keys that are said to have signed it.
-    pub signers: Vec<KeyId>,
+    /// What it claims to be; without its parts.
+    pub claims: Contents,
     /// What cannot be read of it.
     pub problem: Option<String>,
-}
-
-impl Shown {
-    /// What the image claims to be.
-    #[must_use]
-    pub fn claims(&self) -> Contents {
-        let ours = Format::Ours.to_string();
-        Contents {
-            format: match self.kind == ours {
-                true => Format::Ours,
-                false => Format::Stock(self.kind.clone()),
-            },
-            boards: self.boards.clone(),
-            version: self.version.clone().unwrap_or_default(),
-            compat: self.compat.clone().unwrap_or_default(),
-            ..Contents::default()
-        }
-    }
 }
 
 impl<R: Read> Candidate<R> {
     /// What it says of itself.
     pub fn show(&mut self) -> Shown {
-        let shown = match self {
-            Self::Ours(Ok(head)) => show_ours(head),
+        let claims = match self {
+            Self::Ours(Ok(head)) => show_ours(head).map_err(|error| describe(&error)),
             Self::Ours(Err(error)) => Err(describe(error)),
             Self::Stock(stock) => stock.show().map_err(|error| describe(&error)),
         };
-        shown.unwrap_or_else(|problem| Shown {
-            problem: Some(problem),
-            ..Shown::default()
-        })
+        match claims {
+            Ok(claims) => Shown {
+                claims,
+                problem: None,
+            },
+            Err(problem) => Shown {
+                problem: Some(problem),
+                ..Shown::default()
+            },
+        }
     }
 }
 
-fn show_ours<R: Read>(head: &Unverified<R>) -> Result<Shown, String> {
-    let manifest = head.inspect().map_err(|error| describe(&error))?;
-    let signatures = head.signatures().map_err(|error| describe(&error))?;
-    Ok(Shown {
-        kind: Format::Ours.to_string(),
-        boards: manifest.boards,
-        version: Some(manifest.version),
-        compat: Compat::parse(&manifest.compat).ok(),
-        signers: signatures.iter().map(Signature::id).collect(),
-        problem: None,
-    })
+fn show_ours<R: Read>(head: &Unverified<R>) -> Result<Contents, ImageError> {
+    let signatures = head.signatures()?;
+    let signers: Vec<KeyId> = signatures.iter().map(Signature::id).collect();
+    Contents::of(&head.inspect()?, &signers)
 }

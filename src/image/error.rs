@@ -206,7 +206,7 @@ impl ImageError {
         ) || matches!(self, Self::Trust(TrustError::BelowFloor { .. }))
     }
 
-    /// As a refusal: nothing here can be forced.
+    /// As a refusal: nothing here can be forced, but the name in front of a stock tar's members.
     #[must_use]
     pub fn refusal(&self) -> Refusal {
         let (found, wanted) = self.values();
@@ -216,7 +216,7 @@ impl ImageError {
             found,
             wanted,
             hint: self.hint().to_owned(),
-            forceable: false,
+            forceable: matches!(self, Self::Payload(PayloadError::WrongBoard { .. })),
         }
     }
 

@@ -36,9 +36,10 @@ impl Names {
         Self { ours, stock }
     }
 
-    /// The name that the directory of a stock tar bears.
-    pub(super) fn of_stock(&self) -> &str {
-        self.stock.first().map_or("", String::as_str)
+    /// The name that the directory of a stock tar must bear; none if that is to be forced.
+    pub(super) fn of_stock(&self, wish: &Wish) -> Option<&str> {
+        let name = self.stock.first().map_or("", String::as_str);
+        (!wish.force).then_some(name)
     }
 
     fn for_format(&self, format: &Format) -> &[String] {

@@ -775,6 +775,48 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_certificate_of_another_type_authorises_nobody() {
+        let mut fields = good_fields();
+        assert!(verdict(&with_fields(&borrowed(&fields)), &trust()).is_ok());
+        for other in [0, REVOKE, 3, AUTHORISE << 24] {
+            fields[0].2 = other.to_be_bytes().to_vec();
+            let chain = with_fields(&borrowed(&fields));
+            let error = verdict(&chain, &trust()).unwrap_err();
+            assert!(matches!(error, UcertError::Type { .. }), "{other}: {error}");
+        }
+    }
+
+    #[test]
+    fn nothing_stands_behind_the_table_or_the_payload_of_an_element() {
+        let mut table = Vec::new();
+        for (kind, name, data) in borrowed(&good_fields()) {
+            put_named(&mut table, kind, name, data);
+        }
+        let element = |behind_table: bool, behind_payload: bool| {
+            let mut payload = Vec::new();
+            put_named(&mut payload, TABLE, TABLE_NAME, &table);
+            if behind_table {
+                put_named(&mut payload, TABLE, TABLE_NAME, &[]);
+            }
+            let mut attributes = Vec::new();
+            let signature = key(1).sign(&payload).to_text();
+            put_blob(&mut attributes, ID_SIGNATURE, signature.as_bytes());
+            put_blob(&mut attributes, ID_PAYLOAD, &payload);
+            if behind_payload {
+                put_blob(&mut attributes, ID_PAYLOAD, &payload);
+            }
+            let mut element = Vec::new();
+            put_blob(&mut element, ID_SIGNATURE, &attributes);
+            verdict(&sealed(&element), &trust())
+        };
+        assert!(element(false, false).is_ok());
+        for (behind_table, behind_payload) in [(true, false), (false, true)] {
+            let error = element(behind_table, behind_payload).unwrap_err();
+            assert!(matches!(error, UcertError::Malformed { .. }), "{error}");
+        }
+    }
+
+    #[test]
     fn certificates_and_revocations_are_written_as_ucert_writes_them() {
         let keys =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/openwrt/keys-material");

@@ -35,7 +35,7 @@ pub use metadata::Metadata;
 use payload::{Extent, Wanted};
 
 use super::ImageError;
-use super::candidate::{Contents, Format, Member, Part, Shown};
+use super::candidate::{Contents, Format, Member, Part};
 use crate::digest::{Digest, Hasher};
 use crate::trust::usign::KeyId;
 use crate::trust::{Trust, TrustError, ucert};
@@ -55,8 +55,8 @@ impl<T: Read + Seek> Source for T {}
 /// What an image would be installed to.
 #[derive(Clone, Debug)]
 pub struct Target<'a> {
-    /// Name of the device; the directory of a sysupgrade tar bears it.
-    pub board: &'a str,
+    /// Name of the device, which the directory of a sysupgrade tar bears; `None`: any will do.
+    pub board: Option<&'a str>,
     /// Names of the parts of the slot; `None` where no slot is known, and the image is only looked at.
     pub parts: Option<Vec<&'a str>>,
 }
@@ -90,26 +90,21 @@ impl Stock {
     ///
     /// # Errors
     /// [`ImageError`]
-    pub(super) fn show(&mut self) -> Result<Shown, ImageError> {
+    pub(super) fn show(&mut self) -> Result<Contents, ImageError> {
         let mut head = Vec::new();
         rewind(&mut self.source, 0)?;
         let most = self.tail.payload.min(BLOCK as u64);
         let read = (&mut self.source).take(most).read_to_end(&mut head);
         read.map_err(|source| ImageError::Source { offset: 0, source })?;
         let metadata = self.tail.metadata.as_deref();
-        let contents = describe(metadata.map(Metadata::parse).transpose()?);
-        Ok(Shown {
-            kind: looks_like(&head).to_owned(),
-            boards: contents.boards,
-            version: metadata.map(|_| contents.version),
-            compat: metadata.map(|_| contents.compat),
-            signers: self
-                .tail
-                .signature
-                .iter()
-                .filter_map(|chunk| ucert::claimed_signer(&chunk.ucert))
+        let chain = self.tail.signature.as_ref().map(|chunk| &chunk.ucert);
+        Ok(Contents {
+            format: Format::Stock(looks_like(&head).to_owned()),
+            signers: chain
+                .and_then(|chain| ucert::claimed_signer(chain))
+                .into_iter()
                 .collect(),
-            problem: None,
+            ..describe(metadata.map(Metadata::parse).transpose()?)
         })
     }
 
@@ -128,7 +123,7 @@ impl Stock {
         trust.check_floor(0)?;
         let metadata = metadata_text.as_deref().map(Metadata::parse).transpose()?;
         let wanted = Wanted {
-            board: Some(target.board),
+            board: target.board,
             parts: target.parts.as_deref(),
             most: MAX_PAYLOAD,
         };
