@@ -266,7 +266,7 @@ impl Session<'_> {
         verdict.may_keep = misfit.may_keep();
         let refusal = misfit.refusal(wish);
         let told = |new: &Refusal| verdict.refusals.iter().any(|old| old.reason == new.reason);
-        let refusal = refusal.filter(|new| !(wish.force && new.forceable) && !told(new));
+        let refusal = refusal.filter(|new| !(told(new) || wish.force && new.forceable));
         verdict.refusals.extend(refusal);
         Ok(())
     }

@@ -103,7 +103,6 @@ impl<'a> Misfit<'a> {
     #[must_use]
     pub fn refusal(&self, wish: &Wish) -> Option<Refusal> {
         match self.fit {
-            Fit::Fits => None,
             Fit::WrongDevice => Some(self.wrong_board()),
             Fit::Major { .. } => Some(self.incompatible(
                 Reason::Incompatible,
@@ -115,7 +114,7 @@ impl<'a> Misfit<'a> {
                 "the configuration of one is not for the other",
                 "start the new version from its defaults with -n, or keep the configuration all the same with --ignore-minor-compat-version",
             )),
-            Fit::Minor { .. } => None,
+            Fit::Fits | Fit::Minor { .. } => None,
         }
     }
 
