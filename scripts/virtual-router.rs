@@ -10,9 +10,11 @@
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "the tests use more of the two modules"
+    reason = "the tests use more of the modules"
 )]
 
+#[path = "../tests/world/loader.rs"]
+mod loader;
 #[path = "../tests/world/router.rs"]
 mod router;
 #[path = "../tests/world/snapshot.rs"]

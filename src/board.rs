@@ -235,7 +235,7 @@ pub enum Layout {
     #[default]
     Order,
     /// A table: one variable names the slot. Only in a U-Boot environment.
-    Switch(Switch),
+    Switch(Box<Switch>),
 }
 
 impl<'de> Deserialize<'de> for Layout {
@@ -245,7 +245,7 @@ impl<'de> Deserialize<'de> for Layout {
             WordOr::Word(word) => Err(D::Error::custom(format!(
                 "layout `{word}` is neither \"order\" nor a switch"
             ))),
-            WordOr::Table(switch) => Ok(Self::Switch(switch)),
+            WordOr::Table(switch) => Ok(Self::Switch(Box::new(switch))),
         }
     }
 }

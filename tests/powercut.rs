@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::{env, fs};
 
-use sysupgrade_rs::board::{Board, Layout, Medium, Place, Switch, VIRTUAL};
+use sysupgrade_rs::board::{Board, Layout, Medium, Place, VIRTUAL};
 use sysupgrade_rs::data::{ArchiveRef, Data};
 use sysupgrade_rs::digest::Digest;
 use sysupgrade_rs::files;
@@ -444,7 +444,9 @@ impl Upgrade {
     /// Uses up the tries of a trial that nobody confirms: the old system must be back. A boot loader
     /// that counts nothing leaves it to the clock.
     fn wear_out(&self, router: &Router) -> Result<Slot> {
-        if let Layout::Switch(Switch { counter: None, .. }) = &self.board.boot.layout {
+        if let Layout::Switch(switch) = &self.board.boot.layout
+            && switch.counter.is_none()
+        {
             world::go_back(router)?;
         }
         for _ in 0..3 {

@@ -20,7 +20,7 @@ impl Layout {
     pub(super) fn new(layout: &board::Layout, names: [String; 2], tries: u8) -> Self {
         match layout {
             board::Layout::Order => Self::Order(Order::new(names)),
-            board::Layout::Switch(switch) => Self::Switch(Switch::new(switch.clone(), tries)),
+            board::Layout::Switch(switch) => Self::Switch(Switch::new((**switch).clone(), tries)),
         }
     }
 
