@@ -129,12 +129,12 @@ impl Stock {
         };
         let len = bytes.len;
         let payload = payload::survey(&mut bytes, len, &wanted)?;
-        bytes.next = 0;
+        bytes.begin_anew();
         let parts = measure(
             payload::plain(&mut bytes, payload.gzip, MAX_PAYLOAD),
             &payload.parts,
         )?;
-        bytes.next = 0;
+        bytes.begin_anew();
         let contents = Contents {
             format: Format::Stock(payload.to_string()),
             signers,
@@ -306,6 +306,12 @@ impl Checked {
         Ok((bytes, proof.map(|proof| proof.key).into_iter().collect()))
     }
 
+    /// The next byte is the first one again, wherever reading has stopped.
+    fn begin_anew(&mut self) {
+        self.next = 0;
+        self.left = 0;
+    }
+
     fn load(&mut self) -> Result<bool, ImageError> {
         let start = self.next.saturating_mul(BLOCK as u64);
         if start >= self.len {
@@ -440,5 +446,76 @@ impl Read for PartBytes<'_> {
         let count = read(stream, &mut bytes[..most], *at)?;
         *at += count as u64;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Cursor, Write};
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    /// Two parts of more than a block, and the padding of a tar program, which no part reaches.
+    fn payload(parts: &[(&str, Vec<u8>)]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        let mut append = |name: &str, kind, bytes: &[u8]| {
+            header.set_entry_type(kind);
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o755);
+            let name = format!("sysupgrade-acme_x/{name}");
+            tar.append_data(&mut header, name, bytes).expect("a vector");
+        };
+        append("", tar::EntryType::Directory, b"");
+        append("CONTROL", tar::EntryType::Regular, b"BOARD=acme_x\n");
+        for (name, bytes) in parts {
+            append(name, tar::EntryType::Regular, bytes);
+        }
+        let mut bytes = tar.into_inner().expect("a vector");
+        bytes.resize(bytes.len().next_multiple_of(10 << 10), 0);
+        bytes
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).expect("a vector");
+        encoder.finish().expect("a vector")
+    }
+
+    #[test]
+    fn what_is_written_is_what_was_measured() {
+        let bytes = |seed: u32, len: u32| -> Vec<u8> {
+            let mix = |at: u32| (at ^ seed).wrapping_mul(0x9e37_79b9).to_be_bytes()[0];
+            (0..len).map(mix).collect()
+        };
+        let parts = [("kernel", bytes(1, 150_000)), ("root", bytes(2, 200_001))];
+        let plain = payload(&parts);
+        for image in [gzip(&plain), plain] {
+            let mut trust = Trust::in_any_of([]);
+            trust.unsigned = true;
+            let target = Target {
+                board: "acme,x",
+                parts: Some(vec!["kernel", "root"]),
+            };
+            let stock = Stock::open(Cursor::new(image)).expect("no chunks are no fault");
+            let mut image = stock.verify(&trust, &target).expect("unsigned passes");
+            for (name, wanted) in &parts {
+                let Ok(Some(Member::Part(part, mut stream))) = image.next_part() else {
+                    panic!("no part {name}");
+                };
+                let mut found = Vec::new();
+                stream.read_to_end(&mut found).expect("it was read before");
+                assert_eq!(
+                    (part.name.as_str(), part.size),
+                    (*name, wanted.len() as u64)
+                );
+                assert!(found == *wanted, "{name} is not what was put in");
+                assert_eq!(part.sha256, Digest::of(wanted));
+            }
+            image.finish().expect("all was read");
+        }
     }
 }
