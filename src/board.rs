@@ -1673,7 +1673,7 @@ store = [
                 "\"b\"]",
                 "\"b\\n\"]",
                 "[boot.layout.along]",
-                "`b\\n` is no value for a variable",
+                "`b\\u{a}` is no value for a variable",
             ),
         ] {
             let text = switch(&SWITCH.replacen(from, to, 1));

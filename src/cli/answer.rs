@@ -349,7 +349,10 @@ impl Answer {
         for notice in keep.notices() {
             complain(&printable(&notice.to_string()));
         }
-        let paths: Vec<String> = keep.paths().map(ToString::to_string).collect();
+        let mut paths: Vec<String> = keep.paths().map(ToString::to_string).collect();
+        if keep.listing().packages {
+            paths.push(format!("/{}", config::keep::PACKAGE_LIST));
+        }
         Self::new(
             paths.join("\n"),
             json!({ "paths": paths, "notices": to_value(keep.notices()) }),

@@ -292,11 +292,11 @@ struct CarryWords {
     #[arg(long, value_name = "WHAT", value_parser = scope, help_heading = BACKUP)]
     scope: Option<Scope>,
 
-    /// Keep what the overlay has in /etc, as OpenWrt does
+    /// Keep what the overlay has in /etc
     #[arg(short = 'c', overrides_with = "changed_files", help_heading = BACKUP)]
     changed_etc: bool,
 
-    /// Keep all that the overlay has, but files of packages
+    /// Keep all of it but files of packages
     #[arg(short = 'o', overrides_with = "changed_etc", help_heading = BACKUP)]
     changed_files: bool,
 
@@ -320,7 +320,7 @@ struct UpgradeWords {
     #[arg(short = 'n', long, help_heading = UPGRADE)]
     no_config: bool,
 
-    /// Override wrong board or compat, never signatures
+    /// Override wrong board or compat
     #[arg(short = 'F', long, help_heading = UPGRADE)]
     force: bool,
 
@@ -328,15 +328,15 @@ struct UpgradeWords {
     #[arg(long, help_heading = UPGRADE)]
     ignore_minor_compat_version: bool,
 
-    /// Carry this archive instead of the kept files
+    /// Carry this archive, not the kept files
     #[arg(short = 'f', value_name = "FILE", help_heading = UPGRADE)]
     archive: Option<PathBuf>,
 
-    /// Ask first: keep the configuration? edit the list?
+    /// Ask: keep the configuration? edit the list?
     #[arg(short = 'i', help_heading = UPGRADE)]
     interactive: bool,
 
-    /// No effect: the partition table is never written
+    /// No effect: partition tables stay
     #[arg(short = 'p', help_heading = UPGRADE)]
     partitions: bool,
 

@@ -92,6 +92,7 @@ pub(super) fn plan(
     if let Some(keep) = &keep {
         let defaults = machine.defaults();
         let selection = Selection::of(&machine.root, keep, defaults.as_deref(), scope)?;
+        refusals.extend(nothing_kept(&selection));
         let from_version = machine.running_version()?;
         let source = Source {
             root: &machine.root,
@@ -254,6 +255,18 @@ fn no_room_in_carrier(machine: &Machine, need: u64) -> Result<Option<Refusal>, I
         hint: "shorten the keep list, or start the new version from its defaults with -n".into(),
         forceable: false,
     }))
+}
+
+/// A list that names nothing is a broken one, more likely than the wish to lose all settings.
+fn nothing_kept(selection: &Selection) -> Option<Refusal> {
+    selection.paths().next().is_none().then(|| Refusal {
+        reason: Reason::ConfigRefused,
+        message: "no file would be kept: nothing that the lists name is there".into(),
+        found: "0 files".into(),
+        wanted: "at least one".into(),
+        hint: "look at /etc/sysupgrade.conf and /lib/upgrade/keep.d, or start the new version from its defaults with -n".into(),
+        forceable: true,
+    })
 }
 
 /// An archive that somebody made before: it must be one, and fit.
