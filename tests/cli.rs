@@ -194,7 +194,7 @@ fn a_usage_error_is_exit_code_2_with_a_hint_and_leaves_stdout_empty() -> Result 
         (&["--frobnicate"], "--frobnicate"),
         (&["-n"], "--no-config needs an IMAGE"),
         (&["-b", "x", "image"], "one at a time"),
-        (&["-k", "image"], "-k"),
+        (&["-s", "image"], "the other slot is written, always"),
         (&["-d", "soon", "image"], "soon"),
         (&["status", "more"], "more"),
     ] {

@@ -83,7 +83,24 @@ impl Stock {
     pub fn open(source: impl Source + 'static) -> Result<Self, ImageError> {
         let mut source = Box::new(source);
         let tail = fwtool::read(&mut source)?;
-        Ok(Self { source, tail })
+        let mut stock = Self { source, tail };
+        let says_nothing = stock.tail.metadata.is_none() && stock.tail.signature.is_none();
+        if says_nothing && stock.looks_like()? == UNKNOWN {
+            return Err(ImageError::NotAnImage {
+                problem: "it is neither one of sysupgrade-pack's nor one of OpenWrt's".to_owned(),
+            });
+        }
+        Ok(stock)
+    }
+
+    /// What the payload begins like, in words.
+    fn looks_like(&mut self) -> Result<&'static str, ImageError> {
+        let mut head = Vec::new();
+        rewind(&mut self.source, 0)?;
+        let most = self.tail.payload.min(MAX_MAGIC);
+        let read = (&mut self.source).take(most).read_to_end(&mut head);
+        read.map_err(|source| ImageError::Source { offset: 0, source })?;
+        Ok(looks_like(&head))
     }
 
     /// What the image says of itself **if it is to be believed**.
@@ -91,15 +108,11 @@ impl Stock {
     /// # Errors
     /// [`ImageError`]
     pub(super) fn show(&mut self) -> Result<Contents, ImageError> {
-        let mut head = Vec::new();
-        rewind(&mut self.source, 0)?;
-        let most = self.tail.payload.min(BLOCK as u64);
-        let read = (&mut self.source).take(most).read_to_end(&mut head);
-        read.map_err(|source| ImageError::Source { offset: 0, source })?;
+        let kind = self.looks_like()?;
         let metadata = self.tail.metadata.as_deref();
         let chain = self.tail.signature.as_ref().map(|chunk| &chunk.ucert);
         Ok(Contents {
-            format: Format::Stock(looks_like(&head).to_owned()),
+            format: Format::Stock(kind.to_owned()),
             signers: chain
                 .and_then(|chain| ucert::claimed_signer(chain))
                 .into_iter()
@@ -170,6 +183,11 @@ fn describe(metadata: Option<Metadata>) -> Contents {
     }
 }
 
+/// Bytes that tell what a payload looks like.
+const MAX_MAGIC: u64 = 16;
+
+const UNKNOWN: &str = "unknown";
+
 /// What a payload begins like, in words.
 fn looks_like(head: &[u8]) -> &'static str {
     const KINDS: [(&[u8], &str); 10] = [
@@ -185,7 +203,7 @@ fn looks_like(head: &[u8]) -> &'static str {
         (b"\xeb\x63", "x86 disk"),
     ];
     let known = KINDS.iter().find(|(magic, _)| head.starts_with(magic));
-    known.map_or("unknown", |(_, kind)| kind)
+    known.map_or(UNKNOWN, |(_, kind)| kind)
 }
 
 /// Length and digest of each part.
