@@ -154,13 +154,14 @@ fn a_stock_image_is_installed_if_it_is_signed() {
         "/tmp/firmware.bin",
     );
     let untouched = media(&mut router);
-    for (command, code) in [("/sbin/sysupgrade", 1), ("sysupgrade-rs", 11)] {
-        for flag in ["--test", "--force", ""] {
-            let (status, said) =
-                router.attempt(&format!("{command} {flag} /tmp/firmware.bin 2>&1"));
-            assert_eq!(status, code, "{command} {flag}: {said}");
-            assert!(said.contains("sign"), "{command} {flag}: {said}");
-        }
+    for (command, code) in [
+        ("/sbin/sysupgrade --test", 1),
+        ("/sbin/sysupgrade --force", 1),
+        ("sysupgrade-rs", 11),
+    ] {
+        let (status, said) = router.attempt(&format!("{command} /tmp/firmware.bin 2>&1"));
+        assert_eq!(status, code, "{command}: {said}");
+        assert!(said.contains("sign"), "{command}: {said}");
     }
 
     let dir = tempfile::tempdir().expect("a directory");

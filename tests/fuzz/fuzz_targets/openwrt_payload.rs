@@ -91,7 +91,10 @@ fn are_within(payload: &[u8], found: &Payload) {
     let mut end = 0;
     for extent in &found.parts {
         assert!(extent.start >= end && extent.len > 0, "{found:?}");
-        end = extent.start.checked_add(extent.len).expect("within 64 bits");
+        end = extent
+            .start
+            .checked_add(extent.len)
+            .expect("within 64 bits");
     }
     assert!((1..=len).contains(&end), "{found:?} of {len} bytes");
 }
@@ -131,7 +134,9 @@ fn mend(payload: &mut [u8]) {
 fn mend_gpt(payload: &mut [u8]) {
     let start = usize::try_from(le(&payload[584..])).expect("it fits") * 512;
     let len = u64::from(le(&payload[592..])) * u64::from(le(&payload[596..]));
-    let end = usize::try_from(len).ok().and_then(|len| start.checked_add(len));
+    let end = usize::try_from(len)
+        .ok()
+        .and_then(|len| start.checked_add(len));
     if let Some(entries) = end.and_then(|end| payload.get(start..end)) {
         let sum = crc32fast::hash(entries).to_le_bytes();
         payload[600..604].copy_from_slice(&sum);

@@ -37,13 +37,23 @@ fuzz_target!(|input: &[u8]| {
             write(path, text);
         }
     }
-    for path in ["etc/a", "overlay/upper/etc/a", "rom/etc/a", "overlay/upper/usr/bin/b", "usr/bin/b"] {
+    for path in [
+        "etc/a",
+        "overlay/upper/etc/a",
+        "rom/etc/a",
+        "overlay/upper/usr/bin/b",
+        "usr/bin/b",
+    ] {
         write(path, b"text");
     }
     fs::create_dir_all(root.join("etc/rc.d")).expect("a directory");
     symlink("../init.d/service", root.join("etc/rc.d/S50service")).expect("a link");
     for changed in [None, Some(Changed::Etc), Some(Changed::Everything)] {
-        let listing = Listing { changed, skip_unchanged: changed.is_none(), packages: true };
+        let listing = Listing {
+            changed,
+            skip_unchanged: changed.is_none(),
+            packages: true,
+        };
         let Ok(keep) = KeepList::read_with(&root, listing) else {
             continue;
         };

@@ -12,38 +12,38 @@ use sysupgrade_rs::trust::usign::{SecretKey, Signature};
 
 const SIGNED: &[u8] = b"an image";
 
-static ROOT: LazyLock<SecretKey> = LazyLock::new(|| SecretKey::from_seed([1; 8], &[2; 32]));
-static BUILD: LazyLock<SecretKey> = LazyLock::new(|| SecretKey::from_seed([3; 8], &[4; 32]));
-static END: LazyLock<Signature> = LazyLock::new(|| BUILD.sign(SIGNED));
-
-/// The keys of the recorded cases, which are the seeds, and ours. One is revoked.
-static TRUST: LazyLock<Trust> = LazyLock::new(|| {
+/// The keys of the recorded cases, which are the seeds.
+static KEYS: LazyLock<[SecretKey; 3]> = LazyLock::new(|| {
     let files: [&[u8]; 3] = [
         include_bytes!("../../vectors/openwrt/keys-material/root.sec"),
         include_bytes!("../../vectors/openwrt/keys-material/build.sec"),
         include_bytes!("../../vectors/openwrt/keys-material/delegate.sec"),
     ];
-    let recorded = files.map(|file| SecretKey::parse(file).expect("a key").public());
-    let [.., delegate] = &recorded;
-    let delegate = delegate.id();
-    let mut trust = Trust::in_any_of(recorded.into_iter().chain([ROOT.public()]));
-    trust.revoked.insert(delegate);
+    files.map(|file| SecretKey::parse(file).expect("a key"))
+});
+
+/// Of the keys, the last is revoked.
+static TRUST: LazyLock<Trust> = LazyLock::new(|| {
+    let mut trust = Trust::in_any_of(KEYS.iter().map(SecretKey::public));
+    trust.revoked.insert(KEYS[2].public().id());
     // 2026-06-15, when the certificates of the recorded cases are valid.
     trust.now = 1_781_524_800;
     trust
 });
 
+/// By the key that the certificates of the recorded cases authorise.
+static END: LazyLock<Signature> = LazyLock::new(|| KEYS[1].sign(SIGNED));
+
 fuzz_target!(|bytes: &[u8]| {
     proves_nothing_new(bytes);
-    let certificate = element(&ROOT.sign(bytes), Some(bytes));
-    proves_nothing_new(&certificate);
-    let mut chain = certificate.clone();
-    chain.extend(element(&END, None));
-    proves_nothing_new(&chain);
-
-    for certificates in [bytes, &certificate] {
-        if let Ok(chain) = sign_chain(certificates, &END) {
-            assert!(chain.len() <= MAX_IN_IMAGE && chain.starts_with(certificates));
+    for issuer in &*KEYS {
+        let certificate = element(&issuer.sign(bytes), Some(bytes));
+        proves_nothing_new(&certificate);
+        proves_nothing_new(&[certificate.clone(), element(&END, None)].concat());
+        for certificates in [bytes, &certificate] {
+            if let Ok(chain) = sign_chain(certificates, &END) {
+                assert!(chain.len() <= MAX_IN_IMAGE && chain.starts_with(certificates));
+            }
         }
     }
 });
