@@ -351,10 +351,12 @@ impl Answer {
         }
         let mut paths: Vec<String> = keep.paths().map(ToString::to_string).collect();
         if keep.listing().packages {
-            paths.push(format!("/{}", config::keep::PACKAGE_LIST));
+            paths.push(config::keep::PACKAGE_LIST.to_owned());
         }
+        // As stock prints them: scripts take the lines for names of files.
+        let lines: Vec<String> = paths.iter().map(|path| format!("/{path}")).collect();
         Self::new(
-            paths.join("\n"),
+            lines.join("\n"),
             json!({ "paths": paths, "notices": to_value(keep.notices()) }),
         )
     }
