@@ -191,6 +191,7 @@ const STRICTER: &[(&str, &str, &str)] = &[
         "*",
         "the name of its directory is one of a device, too",
     ),
+    ("empty.bin", "*", "nothing is no image"),
     (
         "only-trailer.bin",
         "*",
