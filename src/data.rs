@@ -46,6 +46,7 @@ use crate::boot::BootError;
 use crate::digest::Digest;
 use crate::files::{FileError, below};
 use crate::flash::{Chips, FlashError};
+use crate::image::openwrt::Compat;
 use crate::report::{Cost, ExitCode, Reason};
 
 pub mod carrier;
@@ -93,6 +94,9 @@ pub struct Installed {
     /// The archive that first boot must find; without one it starts from defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchiveRef>,
+    /// The compatibility version of what is in the archive, which first boot sees to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compat: Option<Compat>,
     /// Seconds it may run unconfirmed.
     pub confirm_within: u64,
 }

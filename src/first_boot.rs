@@ -21,7 +21,7 @@ use std::path::Path;
 use thiserror::Error;
 
 use crate::config::ConfigError;
-use crate::config::apply::{self, Inputs, Target};
+use crate::config::apply::{self, Inputs, Target, To};
 use crate::config::report::Report;
 use crate::data::{DataError, Installed, Stage, Update, What};
 use crate::files;
@@ -177,7 +177,10 @@ fn bring_over(
         archive: &open,
         digest: archive.sha256,
         new_root: &new_root,
-        to_version: &installed.version,
+        to: To {
+            version: &installed.version,
+            compat: installed.compat.as_ref(),
+        },
         target,
     };
     let report = apply::apply(&inputs)?;

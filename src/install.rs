@@ -379,6 +379,7 @@ fn factory(successor: &Installed) -> Installed {
         note: None,
         from_version: None,
         archive: None,
+        compat: None,
         confirm_within: successor.confirm_within,
     }
 }

@@ -47,6 +47,7 @@ fn confirm_records(machine: &Machine) -> Result<bool, MachineError> {
     machine.data.remove_archive(machine.name(slot))?;
     installed.stage = Stage::Good;
     installed.archive = None;
+    installed.compat = None;
     installed.note = None;
     let message = format!(
         "version {} in slot {} is confirmed",

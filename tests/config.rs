@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use sysupgrade_rs::config::apply::{self, Inputs, Target};
+use sysupgrade_rs::config::apply::{self, Inputs, Target, To};
 use sysupgrade_rs::config::archive::{self, Source, Summary};
 use sysupgrade_rs::config::bundle::{Bundle, Scope};
 use sysupgrade_rs::config::keep::KeepList;
@@ -110,7 +110,10 @@ impl Upgrade {
             archive: &apply::in_file(archive),
             digest: Digest::of(&fs::read(archive).expect("the archive")),
             new_root: &self.tree("new"),
-            to_version: "2",
+            to: To {
+                version: "2",
+                compat: None,
+            },
             target: Target::Overlay(&self.tree("overlay")),
         })
     }
@@ -1357,7 +1360,10 @@ fn apply_in_place(archive: &Path, root: &Path) -> Result<Report, ConfigError> {
         archive: &apply::in_file(archive),
         digest: Digest::of(&fs::read(archive).expect("the archive")),
         new_root: root,
-        to_version: "2",
+        to: To {
+            version: "2",
+            compat: None,
+        },
         target: Target::InPlace(root),
     })
 }
@@ -1600,7 +1606,10 @@ fn a_first_boot_that_takes_too_long_applies_nothing() {
         archive: &apply::in_file(&archive),
         digest: Digest::of(&fs::read(&archive).expect("the archive")),
         new_root: &new,
-        to_version: "2",
+        to: To {
+            version: "2",
+            compat: None,
+        },
         target: Target::Overlay(&overlay),
     };
     let late = apply::apply_by(Deadline::after(Duration::ZERO), &inputs);

@@ -21,7 +21,7 @@ use std::sync::{Mutex, OnceLock};
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
 use snapshot::{Entry, Snapshot};
-use sysupgrade_rs::config::apply::{self, Inputs, Target};
+use sysupgrade_rs::config::apply::{self, Inputs, Target, To};
 use sysupgrade_rs::config::archive::{self, Source};
 use sysupgrade_rs::config::bundle::Scope;
 use sysupgrade_rs::config::engine::{ENGINE, Verdict};
@@ -252,7 +252,13 @@ impl Crossing {
     fn forecast(&self) -> Result<Forecast, ConfigError> {
         let image = self.defaults();
         let scratch = self.place("scratch");
-        self.with_source(|source| forecast::forecast(source, &image, "2", ENGINE, &scratch))
+        self.with_source(|source| {
+            let to = To {
+                version: "2",
+                compat: None,
+            };
+            forecast::forecast(source, &image, to, ENGINE, &scratch)
+        })
     }
 
     fn first_boot(&self) -> Result<Report, ConfigError> {
@@ -264,7 +270,10 @@ impl Crossing {
             archive: &apply::in_file(&archive),
             digest: Digest::of(&fs::read(&archive).expect("the archive")),
             new_root: &self.place("new"),
-            to_version: "2",
+            to: To {
+                version: "2",
+                compat: None,
+            },
             target: Target::Overlay(&self.place("overlay")),
         })
     }

@@ -37,6 +37,7 @@ use super::{ConfigError, Deadline, EntryPath, STATE_DIR};
 use crate::config::carry::archive::{self, Unpacked};
 use crate::digest::Digest;
 use crate::files::{self, FileError};
+use crate::image::openwrt::Compat;
 use build::Difference;
 use in_place::Journal;
 
@@ -50,10 +51,19 @@ pub struct Inputs<'a> {
     /// The root of the new slot as its image shipped it: `etc` is in it, and `lib/upgrade` if the
     /// image has rules of its own.
     pub new_root: &'a Path,
-    /// Version of the new image, for the report.
-    pub to_version: &'a str,
+    /// The new image.
+    pub to: To<'a>,
     /// Where the result goes.
     pub target: Target<'a>,
+}
+
+/// The image that a configuration is brought to.
+#[derive(Clone, Copy, Debug)]
+pub struct To<'a> {
+    /// Its version, for the report.
+    pub version: &'a str,
+    /// The compatibility version that the configuration has to bear there; `None`: as it comes.
+    pub compat: Option<&'a Compat>,
 }
 
 /// Where the result goes.
@@ -161,7 +171,7 @@ fn done_before(inputs: &Inputs, root: &Path) -> Result<Option<Report>, ConfigErr
 /// The configuration is there, but its report is not.
 fn untold(inputs: &Inputs) -> Report {
     Report {
-        to: inputs.to_version.to_owned(),
+        to: inputs.to.version.to_owned(),
         archive: Some(inputs.digest),
         already_done: true,
         ..Report::default()
@@ -187,7 +197,7 @@ impl Prepared {
         }
         let new = new_defaults(inputs.new_root, &unpacked)?;
         deadline.check()?;
-        let prepared = Self::meet(unpacked, new, inputs.to_version, deadline)?;
+        let prepared = Self::meet(unpacked, new, inputs.to, deadline)?;
         match prepared.outcome.verdict() {
             Verdict::Refused => Err(ConfigError::Refused {
                 reasons: prepared.outcome.merge.refused,
@@ -200,7 +210,7 @@ impl Prepared {
     pub(super) fn meet(
         unpacked: Unpacked,
         new: Tree,
-        to_version: &str,
+        to: To<'_>,
         deadline: Deadline,
     ) -> Result<Self, ConfigError> {
         let Unpacked {
@@ -212,8 +222,9 @@ impl Prepared {
         } = unpacked;
         let mut context = Context::of(&bundle, &user, &new)?;
         context.rules.deadline = deadline;
+        context.compat = to.compat.cloned();
         let outcome = engine::run(base, user, &new, &context)?;
-        let mut report = Report::of(&outcome, &bundle.from_version, to_version);
+        let mut report = Report::of(&outcome, &bundle.from_version, to.version);
         report.archive = Some(sha256);
         Ok(Self {
             outcome,

@@ -251,6 +251,7 @@ impl Context {
             state,
             facts: self.facts.clone(),
             generated: BTreeSet::new(),
+            compat: None,
             notices,
         })
     }

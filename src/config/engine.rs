@@ -9,18 +9,21 @@
 //! function, so that they say the same.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use serde::Deserialize;
 
 use super::merge::policy::{self, Policy};
 use super::merge::resolve::Resolutions;
 use super::merge::{self, Merge, Rules, Scope, Versions};
-use super::report::{Notice, ReportEntry};
+use super::report::{Notice, NoticeKind, ReportEntry};
 use super::steps::{self, Facts, Migration, State, StepReport, StepSet};
 use super::tree::Tree;
-use super::{ConfigError, Deadline, EntryPath};
-use crate::config::carry::bundle::{Bundle, Member};
+use super::{ConfigError, Deadline, EntryPath, compat};
+use crate::config::carry::bundle::{Bundle, MAX_DOCUMENT, Member};
 use crate::config::carry::keep::PACKAGE_LIST;
+use crate::files;
+use crate::image::openwrt::Compat;
 use crate::report::describe;
 
 /// Number of this engine. An image that names a higher one was made for rules that this program
@@ -44,6 +47,8 @@ pub struct Context {
     /// Defaults that no image ships: the first boot of the old system made them. Where the new image
     /// does not have them, the old ones stay the default.
     pub generated: BTreeSet<EntryPath>,
+    /// The compatibility version that the result has to bear, whichever side wins; `None`: as it comes.
+    pub compat: Option<Compat>,
     /// Oddities of what it was read from.
     pub notices: Vec<Notice>,
 }
@@ -116,9 +121,29 @@ impl Context {
                 attic: Vec::new(),
             },
             generated: bundle.generated().collect(),
+            compat: None,
             notices,
         })
     }
+}
+
+/// What the owner of the system below `root` should know of an image that does not say that an engine is
+/// in it, as no stock image does.
+///
+/// Nothing is undone before such an image is installed. If there is an engine in it after all, that undoes
+/// what its steps do not have, by the record in the archive. If not, nobody opens the archive, and the
+/// trial is not confirmed.
+///
+/// # Errors
+/// When the record of the steps cannot be read.
+pub fn absent(root: &Path, keep: bool) -> Result<Vec<Notice>, ConfigError> {
+    let mut notices = vec![Notice::new(NoticeKind::NoEngine, "")];
+    let state = files::read_if_exists(&root.join(State::PATH), MAX_DOCUMENT)?;
+    if let Some(state) = state.filter(|_| keep) {
+        let steps = State::parse(&state)?.applied.into_iter();
+        notices.extend(steps.map(|applied| Notice::new(NoticeKind::StepStays, applied.step.id)));
+    }
+    Ok(notices)
 }
 
 /// The policy of an image with the user's.
@@ -172,7 +197,7 @@ pub fn run(
 ) -> Result<Outcome, ConfigError> {
     let due = steps::due(context.state.as_ref(), &context.migrations, &context.facts);
     let mut state = context.state.clone().unwrap_or_default();
-    let steps = match steps::run(&mut base, &mut user, &due, &context.facts, &mut state) {
+    let mut steps = match steps::run(&mut base, &mut user, &due, &context.facts, &mut state) {
         Ok(steps) => steps,
         Err(error) => {
             return Ok(Outcome {
@@ -189,8 +214,14 @@ pub fn run(
             });
         }
     };
-    // No image ships a generated default: the new system has it as the old one had.
     let mut defaults = new.clone();
+    if let Some(compat) = &context.compat {
+        steps.extend(compat::write(
+            [&mut base, &mut user, &mut defaults],
+            compat,
+        )?);
+    }
+    // No image ships a generated default: the new system has it as the old one had.
     let mut generated = Tree::default();
     for path in &context.generated {
         if let (None, Some(entry)) = (new.get(path), base.get(path)) {

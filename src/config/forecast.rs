@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use super::apply::Prepared;
+use super::apply::{Prepared, To};
 use super::difference::Differences;
 use super::engine::{ENGINE, Verdict};
 use super::report::Report;
@@ -38,19 +38,19 @@ pub struct Forecast {
 
 /// Runs the upgrade of a configuration in `scratch`, a directory that is made and removed.
 ///
-/// `image` is the `config.tar.gz` of an image of version `to_version`, made for this `engine`.
+/// `image` is the `config.tar.gz` of the image `to`, made for this `engine`.
 ///
 /// # Errors
 /// As the first boot itself, but for a merge that would be refused: that is a verdict.
 pub fn forecast(
     source: &Source,
     image: &[u8],
-    to_version: &str,
+    to: To<'_>,
     engine: u32,
     scratch: &Path,
 ) -> Result<Forecast, ConfigError> {
     files::remove_tree(scratch)?;
-    let found = run(source, image, to_version, scratch);
+    let found = run(source, image, to, scratch);
     files::remove_tree(scratch)?;
     let is_guess = engine > ENGINE;
     found.map(|forecast| Forecast {
@@ -59,12 +59,7 @@ pub fn forecast(
     })
 }
 
-fn run(
-    source: &Source,
-    image: &[u8],
-    to_version: &str,
-    scratch: &Path,
-) -> Result<Forecast, ConfigError> {
+fn run(source: &Source, image: &[u8], to: To<'_>, scratch: &Path) -> Result<Forecast, ConfigError> {
     files::make_dirs(scratch, 0o700)?;
     let archive = scratch.join("archive");
     let mut file = NewFile::create_directly(&archive, 0o600)?;
@@ -74,7 +69,7 @@ fn run(
     let old = archive::unpack(file, &scratch.join("old"))?;
     let new = archive::unpack(image, &scratch.join("new"))?;
     let carried = content(&old.bundle);
-    let mut prepared = Prepared::meet(old, new.user, to_version, Deadline::default())?;
+    let mut prepared = Prepared::meet(old, new.user, to, Deadline::default())?;
     let space = prepared.space()?.saturating_add(carried);
     let differences = prepared.differences()?;
     // The upgrade will save an archive of its own.

@@ -19,6 +19,7 @@
 //! | [`uci`] | packages below `/etc/config`, read and printed |
 //! | [`steps`] | migrations, forward and back |
 //! | [`merge`] | policy, decision table, mergers of every kind of file |
+//! | [`compat`] | the compatibility version that a configuration bears |
 //! | [`engine`] | steps and merge as one function of three trees |
 //! | [`apply`] | the result as one transaction, with state, attic and report |
 //! | [`forecast`], [`decisions`] | a plan, and what the owner decides about it |
@@ -31,6 +32,7 @@
 pub mod apply;
 pub mod carry;
 pub mod changes;
+pub mod compat;
 pub mod decisions;
 pub mod desk;
 pub mod difference;

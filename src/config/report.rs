@@ -307,6 +307,12 @@ pub enum NoticeKind {
     TrailingBytes,
     /// Belongs to this program, not to the configuration.
     StateFile,
+    /// A restored package came with the compatibility version of another time.
+    CompatStays,
+    /// Nothing says that the new system has what takes over a configuration and confirms a trial.
+    NoEngine,
+    /// A step that such a system does not undo.
+    StepStays,
 }
 
 impl NoticeKind {
@@ -379,6 +385,16 @@ impl NoticeKind {
             Self::ThroughLink => "lies behind a link; not restored",
             Self::TrailingBytes => "bytes after the end of the archive were passed over",
             Self::StateFile => "belongs to sysupgrade-rs itself; not restored",
+            Self::CompatStays => "that of this system stays; the backup has another one",
+            Self::NoEngine => {
+                "the image does not say that sysupgrade-rs is in it: without it the new system does not take \
+                 over the configuration, and when its tries are used up this one comes back; make sure that it is \
+                 in the image, or build the image with sysupgrade-pack"
+            }
+            Self::StepStays => {
+                "this migration step was taken here, and the image does not say whether it is to stay: if it needs \
+                 the older form, only sysupgrade-rs in the image undoes it; otherwise start from its defaults with -n"
+            }
         }
     }
 }

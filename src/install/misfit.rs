@@ -57,6 +57,7 @@ pub struct Misfit<'a> {
     contents: &'a Contents,
     names: &'a [String],
     compat: &'a Compat,
+    migrates: bool,
 }
 
 impl<'a> Misfit<'a> {
@@ -76,12 +77,10 @@ impl<'a> Misfit<'a> {
             .into_iter()
             .find(|fit| !matches!(fit, Fit::WrongDevice));
         let ours = identity.compat.as_str();
+        let migrates = matches!(named, Some(Fit::Minor { oem: false, .. }))
+            && contents.migrates_from.iter().any(|compat| compat == ours);
         let fit = match named {
-            Some(Fit::Minor { oem: false, .. })
-                if contents.migrates_from.iter().any(|compat| compat == ours) =>
-            {
-                Fit::Fits
-            }
+            Some(_) if migrates => Fit::Fits,
             Some(fit) => fit,
             None => Fit::WrongDevice,
         };
@@ -90,6 +89,17 @@ impl<'a> Misfit<'a> {
             contents,
             names,
             compat: &identity.compat,
+            migrates,
+        }
+    }
+
+    /// The compatibility version of a configuration that goes with it: the image's, if the image
+    /// migrates it. Otherwise it stays as it is, also where somebody forces it onto the image.
+    #[must_use]
+    pub(super) fn kept_compat(&self) -> &'a Compat {
+        match self.migrates {
+            true => &self.contents.compat,
+            false => self.compat,
         }
     }
 

@@ -8,9 +8,10 @@ use super::{InstallError, Misfit, Names, Parts, Wish};
 use crate::board::Carrier;
 use crate::boot::BootError;
 use crate::config::Selection;
+use crate::config::apply::To;
 use crate::config::archive::{self, Source};
 use crate::config::bundle::Scope;
-use crate::config::engine::Verdict;
+use crate::config::engine::{self, Verdict};
 use crate::config::forecast::{Forecast, forecast};
 use crate::config::keep::KeepList;
 use crate::config::report::Notice;
@@ -84,6 +85,11 @@ pub(super) fn plan(
         None => None,
     };
     let scope = wish.scope.unwrap_or(machine.board.config.scope);
+    if contents.engine == 0 {
+        notices.extend(engine::absent(&machine.root, keep.is_some())?);
+    }
+    let is_kept = keep.is_some() || archive.is_some();
+    let compat = is_kept.then(|| misfit.kept_compat().clone());
     let mut config = None;
     if keep.is_none() && archive.is_none() && !machine.data.is_shared() {
         // Nothing goes into the carrier; what an earlier run has left there must be removed.
@@ -112,8 +118,11 @@ pub(super) fn plan(
         };
         if let (None, Some(image)) = (&unfit, new_defaults) {
             let scratch = machine.data.scratch();
-            let version = &contents.version;
-            let forecast = forecast(&source, image, version, contents.engine, &scratch)?;
+            let to = To {
+                version: &contents.version,
+                compat: compat.as_ref(),
+            };
+            let forecast = forecast(&source, image, to, contents.engine, &scratch)?;
             refusals.extend(no_merge(&forecast));
             refusals.extend(no_space_for_result(machine, &forecast, carried)?);
             config = Some(forecast);
@@ -129,6 +138,7 @@ pub(super) fn plan(
         note: None,
         from_version: Some(machine.running_version()?),
         archive: None,
+        compat,
         confirm_within: wish
             .confirm_within
             .unwrap_or(machine.board.boot.confirm_within)

@@ -4,25 +4,21 @@
 //! | --- | --- |
 //! | board name | `/tmp/sysinfo/board_name`: from the device tree or the DMI tables, made at start-up |
 //! | its maker's name for it | `/tmp/sysinfo/oem_name` |
-//! | compatibility version | `compat_version` of the first `system` section in `/etc/config/system`; 1.0 without one |
+//! | compatibility version | its configuration, see [`compat`] |
 //!
 //! A system that is not OpenWrt has none of these; there the names of the board file count.
 
 use std::path::Path;
 
-use crate::config::uci::{Package, Value};
+use crate::config::compat;
 use crate::files::{self, FileError, below};
 use crate::image::openwrt::Compat;
 
 const BOARD_NAME: &str = "/tmp/sysinfo/board_name";
 const OEM_NAME: &str = "/tmp/sysinfo/oem_name";
-const SYSTEM: &str = "/etc/config/system";
 
 /// Names are one line.
 const MAX_NAME: u64 = 4 << 10;
-
-/// `/etc/config/system` has some hundred bytes.
-const MAX_PACKAGE: u64 = 1 << 20;
 
 /// What the machine tells of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,16 +34,13 @@ pub struct Identity {
 impl Identity {
     /// Of the system below `root`.
     ///
-    /// A compatibility version that cannot be read is taken for 1.0, as stock tools do: it is the
-    /// oldest, and fits fewest images.
-    ///
     /// # Errors
     /// When a file is there and cannot be read.
     pub fn read(root: &Path) -> Result<Self, FileError> {
         Ok(Self {
             board_name: line(root, BOARD_NAME)?,
             oem_name: line(root, OEM_NAME)?.filter(|name| !name.is_empty()),
-            compat: compat(root)?.unwrap_or_default(),
+            compat: compat(root)?,
         })
     }
 }
@@ -57,21 +50,11 @@ fn line(root: &Path, path: &str) -> Result<Option<String>, FileError> {
     Ok(text.map(|text| String::from_utf8_lossy(&text).trim_ascii().to_owned()))
 }
 
-fn compat(root: &Path) -> Result<Option<Compat>, FileError> {
-    let text = files::read_if_exists(&below(root, Path::new(SYSTEM)), MAX_PACKAGE)?;
-    let package = text.and_then(|text| Package::parse(&text).ok());
-    let sections = package.iter().flat_map(|package| &package.sections);
-    let system = sections
-        .into_iter()
-        .find(|section| section.kind == b"system");
-    Ok(
-        match system.and_then(|system| system.get(b"compat_version")) {
-            Some(Value::One(text)) => std::str::from_utf8(text)
-                .ok()
-                .and_then(|text| Compat::parse(text).ok()),
-            _ => None,
-        },
-    )
+fn compat(root: &Path) -> Result<Compat, FileError> {
+    let package = files::read_if_exists(&root.join(compat::PACKAGE), compat::MAX_PACKAGE)?;
+    Ok(package
+        .and_then(|text| compat::read(&text))
+        .unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -107,7 +90,7 @@ mod tests {
                     config system\n\toption hostname 'a'\n\toption compat_version '1.2'\n\
                     config system\n\toption compat_version '1.3'\n";
         let files = [
-            (SYSTEM, text),
+            (compat::PACKAGE, text),
             (BOARD_NAME, "acme,router-a1\n"),
             (OEM_NAME, "a1\n"),
         ];

@@ -5,6 +5,7 @@
 mod backups;
 mod built;
 mod certificates;
+mod compat;
 mod container;
 mod images;
 mod metadata;

@@ -18,6 +18,7 @@
 //! | hard link to something else | linked | not restored, notice |
 //! | directory and file in each other's place | error, the rest restored | not restored, notice |
 //! | accounts of the image that the backup lacks | appended on the next boot | appended |
+//! | the compatibility version of its time | restored | that of this system stays, notice |
 //!
 //! Each entry is replaced durably and at once, one after the other: a power cut leaves some of them
 //! new, none of them half. Running it again finishes.
@@ -38,9 +39,10 @@ use crate::config::carry::keep::leads_out;
 use crate::config::carry::tarball::{Gunzip, Member, MemberKind, Members};
 use crate::config::path::{NotAPath, escape};
 use crate::config::report::{Notice, NoticeKind};
-use crate::config::tree::{self, Content, Entry, Kind, Meta};
-use crate::config::{ConfigError, EntryPath, MAX_CONTENT, MAX_ENTRIES, STATE_DIR};
+use crate::config::tree::{self, Content, Entry, Kind, Meta, Tree};
+use crate::config::{ConfigError, EntryPath, MAX_CONTENT, MAX_ENTRIES, STATE_DIR, compat};
 use crate::files::{self, FileError, NewFile};
+use crate::image::openwrt::Compat;
 
 /// Where the archive lies meanwhile; only root may look.
 const SPOOL: &str = "etc/sysupgrade/restore.tar.gz";
@@ -136,6 +138,7 @@ fn restore_from(
         paths: Vec::new(),
         notices: std::mem::take(&mut survey.notices),
     };
+    let compat = own_compat(root)?;
     let mut members = open(spool)?;
     let mut number = 0;
     while let Some(member) = members.next().map_err(ConfigError::Read)? {
@@ -144,8 +147,12 @@ fn restore_from(
                 root,
                 defaults,
                 spool,
+                compat: compat.as_ref(),
             };
-            target.put(&path, item, member.modified, &mut members)?;
+            if target.put(&path, item, member.modified, &mut members)? {
+                let notice = Notice::new(NoticeKind::CompatStays, &path);
+                restored.notices.push(notice.at(compat::LOCUS));
+            }
             if target.append_accounts(&path)? {
                 let notice = Notice::new(NoticeKind::AccountRestored, &path);
                 restored.notices.push(notice);
@@ -157,6 +164,14 @@ fn restore_from(
         number += 1;
     }
     Ok(restored)
+}
+
+/// The compatibility version that the system bears; `None` if it has no package that could bear one.
+fn own_compat(root: &Path) -> Result<Option<Compat>, ConfigError> {
+    let (mut tree, path) = (Tree::default(), compat::path());
+    tree.read_entry(root, &path)?;
+    let package = tree.bytes(&path, compat::MAX_PACKAGE)?;
+    Ok(package.and_then(|text| compat::read(&text)))
 }
 
 /// What an archive would restore.
@@ -356,16 +371,18 @@ struct Place<'a> {
     root: &'a Path,
     defaults: Option<&'a Path>,
     spool: &'a Path,
+    compat: Option<&'a Compat>,
 }
 
 impl Place<'_> {
+    /// Puts an item into its place; true if its compatibility version was not taken over.
     fn put(
         self,
         path: &EntryPath,
         item: &Item,
         modified: u64,
         content: &mut dyn Read,
-    ) -> Result<(), ConfigError> {
+    ) -> Result<bool, ConfigError> {
         for dir in path.ancestors() {
             // Only missing ones: judged before, and one at a time, so that no link is followed.
             if tree::node(self.root, &dir)?.is_none() {
@@ -374,37 +391,57 @@ impl Place<'_> {
         }
         let place = path.under(self.root);
         match &item.what {
-            What::File => self.put_file(&place, item, modified, content, self.spool),
+            What::File => return self.put_file(path, item, modified, content, self.spool),
             What::Copy(source) => {
                 let (mut file, node) = tree::open(self.root, source)?;
                 let from = source.under(self.root);
-                self.put_file(&place, item, node.modified, &mut file, &from)
+                return self.put_file(path, item, node.modified, &mut file, &from);
             }
-            What::Link(target) => place::link(&place, target, item.meta),
+            What::Link(target) => place::link(&place, target, item.meta)?,
             // As with tar, a directory that is there keeps its permissions.
-            What::Dir if files::is_dir(&place) => Ok(()),
+            What::Dir if files::is_dir(&place) => {}
             What::Dir => {
                 let entry = Entry {
                     content: Content::Dir,
                     meta: item.meta,
                 };
-                place::put(self.root, path, &entry, self.root)
+                place::put(self.root, path, &entry, self.root)?;
             }
         }
+        Ok(false)
     }
 
     fn put_file(
         self,
-        place: &Path,
+        path: &EntryPath,
         item: &Item,
         modified: u64,
         content: &mut dyn Read,
         from: &Path,
-    ) -> Result<(), ConfigError> {
-        let mut file = begin(place, item.meta)?;
-        copy(content, from, &mut file, place)?;
+    ) -> Result<bool, ConfigError> {
+        let place = path.under(self.root);
+        let mut file = begin(&place, item.meta)?;
+        let changed = match self.compat {
+            Some(compat) if path.as_bytes() == compat::PACKAGE.as_bytes() => {
+                // With the right version from the first: after a cut nobody would know it any more.
+                let (package, changed) =
+                    with_compat(content, compat).map_err(FileError::at("read", from))?;
+                copy(
+                    &mut package.as_slice().chain(content),
+                    from,
+                    &mut file,
+                    &place,
+                )?;
+                changed
+            }
+            _ => {
+                copy(content, from, &mut file, &place)?;
+                false
+            }
+        };
         file.commit()?;
-        Ok(files::set_modified(place, modified)?)
+        files::set_modified(&place, modified)?;
+        Ok(changed)
     }
 
     /// Appends the accounts of the image that a restored passwd, group or shadow lacks; true if
@@ -432,4 +469,15 @@ impl Place<'_> {
         file.commit()?;
         Ok(true)
     }
+}
+
+/// A package with this compatibility version, and whether it came with another one; of a file that is
+/// too long to be one, the begin.
+fn with_compat(content: &mut dyn Read, compat: &Compat) -> io::Result<(Vec<u8>, bool)> {
+    let mut bytes = Vec::new();
+    content.take(compat::MAX_PACKAGE).read_to_end(&mut bytes)?;
+    let whole = (bytes.len() as u64) < compat::MAX_PACKAGE;
+    let changed = compat::with(&bytes, compat).filter(|_| whole);
+    let is_changed = changed.is_some();
+    Ok((changed.unwrap_or(bytes), is_changed))
 }

@@ -11,13 +11,15 @@
 use std::cmp::Ordering;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Longest compat version; the longest in OpenWrt has three characters.
 const MAX_TEXT: usize = 32;
 
 /// A compat version.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Compat {
     text: String,
     numbers: Vec<u64>,
@@ -90,6 +92,20 @@ impl Default for Compat {
             text: "1.0".to_owned(),
             numbers: vec![1, 0],
         }
+    }
+}
+
+impl TryFrom<String> for Compat {
+    type Error = CompatError;
+
+    fn try_from(text: String) -> Result<Self, CompatError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Compat> for String {
+    fn from(compat: Compat) -> Self {
+        compat.text
     }
 }
 
