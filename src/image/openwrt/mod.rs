@@ -515,7 +515,7 @@ mod tests {
             let mut trust = Trust::in_any_of([]);
             trust.unsigned = true;
             let target = Target {
-                board: "acme,x",
+                board: Some("acme,x"),
                 parts: Some(vec!["kernel", "root"]),
             };
             let stock = Stock::open(Cursor::new(image)).expect("no chunks are no fault");
