@@ -266,17 +266,19 @@ pub fn trust_without_machine(
     board: Option<&Board>,
     now: i64,
 ) -> Result<(Trust, PathBuf), SystemError> {
+    let dir = below(root, Path::new(STOCK_KEYS));
     let stock = board::Trust {
-        keys: vec![STOCK_KEYS.into()],
+        // A system without keys trusts nobody.
+        keys: files::exists(&dir)
+            .then(|| STOCK_KEYS.into())
+            .into_iter()
+            .collect(),
         threshold: 1,
         unsigned: Unsigned::Refuse,
     };
     let said = board.map_or(&stock, |board| &board.trust);
-    let first = said
-        .keys
-        .first()
-        .map_or(Path::new(STOCK_KEYS), PathBuf::as_path);
-    Ok((trust(root, said, 0, now)?, below(root, first)))
+    let first = said.keys.first().map_or(dir, |first| below(root, first));
+    Ok((trust(root, said, 0, now)?, first))
 }
 
 fn trust(root: &Path, said: &board::Trust, floor: u64, now: i64) -> Result<Trust, SystemError> {

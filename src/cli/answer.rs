@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::args::{Place, Settings};
 use super::report;
 use super::verdict::Verdict;
-use super::voice::complain;
+use super::voice::{self, complain};
 use crate::config::decisions::DecideError;
 use crate::config::report::Winner;
 use crate::config::restore::Restored;
@@ -134,6 +134,8 @@ impl Answer {
             "version": version, "slot": slot, "written": cost.written, "unchanged": cost.unchanged,
             "cost": cost, "kept": kept, "needs_review": needs_review,
         });
+        // Whoever reads the system log later was not here.
+        voice::log(&human);
         let mut answer = Self::new(human, machine).then(reboot);
         answer.review(*needs_review);
         answer
