@@ -32,7 +32,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 pub use compat::{Compat, Device};
 use fwtool::Tail;
 pub use metadata::Metadata;
-use payload::{Extent, Wanted};
+use payload::{Extent, PayloadError, Wanted};
 
 use super::ImageError;
 use super::candidate::{Contents, Format, Member, Part};
@@ -141,7 +141,7 @@ impl Stock {
             most: MAX_PAYLOAD,
         };
         let len = bytes.len;
-        let payload = payload::survey(&mut bytes, len, &wanted)?;
+        let payload = payload::survey(&mut bytes, len, &wanted).map_err(payload_error)?;
         bytes.begin_anew();
         let parts = measure(
             payload::plain(&mut bytes, payload.gzip, MAX_PAYLOAD),
@@ -161,6 +161,17 @@ impl Stock {
             at: 0,
             next: 0,
         })
+    }
+}
+
+/// An error of the payload; what came up through its source is one of the image.
+fn payload_error(error: PayloadError) -> ImageError {
+    match error {
+        PayloadError::Source { offset, source } => match ImageError::from_io(source) {
+            Ok(error) => error,
+            Err(source) => PayloadError::Source { offset, source }.into(),
+        },
+        error => error.into(),
     }
 }
 
