@@ -98,7 +98,7 @@ pub(super) fn plan(
     if let Some(keep) = &keep {
         let defaults = machine.defaults();
         let selection = Selection::of(&machine.root, keep, defaults.as_deref(), scope)?;
-        refusals.extend(nothing_kept(&selection));
+        refusals.extend(nothing_kept(keep, &selection));
         let from_version = machine.running_version()?;
         let source = Source {
             root: &machine.root,
@@ -267,9 +267,15 @@ fn no_room_in_carrier(machine: &Machine, need: u64) -> Result<Option<Refusal>, I
     }))
 }
 
-/// A list that names nothing is a broken one, more likely than the wish to lose all settings.
-fn nothing_kept(selection: &Selection) -> Option<Refusal> {
-    selection.paths().next().is_none().then(|| Refusal {
+/// A list that names nothing is a broken one, more likely than the wish to lose all settings. The list
+/// itself, which always travels, is nothing that `-c` or `-o` would have kept.
+fn nothing_kept(keep: &KeepList, selection: &Selection) -> Option<Refusal> {
+    let listing = keep.listing();
+    let nothing = match listing.changed {
+        Some(_) => !listing.packages && keep.paths().next().is_none(),
+        None => selection.paths().next().is_none(),
+    };
+    nothing.then(|| Refusal {
         reason: Reason::ConfigRefused,
         message: "no file would be kept: nothing that the lists name is there".into(),
         found: "0 files".into(),
