@@ -534,7 +534,7 @@ impl Words {
             }
             None => self.form.meaning()?,
         };
-        let settings = self.general.settings();
+        let mut settings = self.general.settings();
         let to_stdout = match &command {
             Command::Backup { to, .. } | Command::Config(ConfigCommand::AtticGet { to, .. }) => {
                 Some(to)
@@ -543,6 +543,10 @@ impl Words {
         };
         if settings.json && to_stdout == Some(&Place::Standard) {
             return usage("--json and the content of a file cannot share standard output");
+        }
+        if to_stdout == Some(&Place::Standard) {
+            // Whoever takes the content takes no notice of words beside it: OpenWrt has it so.
+            settings.verbosity = settings.verbosity.min(0);
         }
         Ok((settings, command))
     }
