@@ -8,6 +8,8 @@ mod certificates;
 mod compat;
 mod container;
 mod images;
+mod installs;
+mod lines;
 mod metadata;
 mod payload;
 mod restores;
@@ -18,6 +20,7 @@ mod scripts_package;
 mod signatures;
 #[path = "../sim/mod.rs"]
 mod sim;
+mod site;
 mod vectors;
 #[path = "../world/mod.rs"]
 mod world;
