@@ -46,7 +46,7 @@ impl Device {
         fs::write(at("etc/sysupgrade-rs/board.toml"), board).unwrap();
         Self {
             root,
-            now: seconds(text("clock").unwrap()),
+            now: vectors::seconds(text("clock").unwrap()),
         }
     }
 
@@ -91,7 +91,7 @@ name = "b"
 parts = { root = { kind = "file", path = "/flash/b" } }
 "#;
 
-/// A copy, with the links that revoke keys.
+/// A copy as it is in the repository: links that revoke keys are plain files there, which must do as well.
 pub(crate) fn copy_keys(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -102,35 +102,6 @@ pub(crate) fn copy_keys(from: &Path, to: &Path) {
             Err(_) => drop(fs::copy(entry.path(), to).unwrap()),
         }
     }
-}
-
-/// `2026-06-15 12:00:00`, in UTC, as seconds since 1970.
-pub(crate) fn seconds(clock: &str) -> i64 {
-    let numbers: Vec<i64> = clock
-        .split(['-', ' ', ':'])
-        .map(|number| number.parse().unwrap())
-        .collect();
-    let [year, month, day, hour, minute, second] = numbers[..] else {
-        panic!("{clock}");
-    };
-    let leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let months = [
-        31,
-        28 + i64::from(leap(year)),
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-        31,
-    ];
-    let years: i64 = (1970..year).map(|year| 365 + i64::from(leap(year))).sum();
-    let before: i64 = months.iter().take(month as usize - 1).sum();
-    ((years + before + day - 1) * 24 + hour) * 3600 + minute * 60 + second
 }
 
 /// Where we say no and stock tools say yes: what is special about the device or the image, and why.

@@ -13,7 +13,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::images::{Device, seconds};
+use crate::images::Device;
 use crate::vectors;
 use crate::world::router::Booted;
 use crate::world::router::Router;
@@ -270,7 +270,7 @@ fn procd_hears_of_every_recorded_image_what_the_tool_says_without_configuration(
         let device = Device::new(profile);
         let clock = profile["clock"].as_str().ok_or("a profile has a clock")?;
         let (tool, root) = (env!("CARGO_BIN_EXE_sysupgrade-rs"), device.root().display());
-        let now = seconds(clock);
+        let now = vectors::seconds(clock);
         stage.tool(&format!("exec {tool} --root {root} --now {now} \"$@\""))?;
         let images = expected["images"].as_array().ok_or("images")?.iter();
         let images = images.filter(|image| image["profiles"].get(name).is_some());
