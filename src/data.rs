@@ -219,6 +219,22 @@ impl DataError {
         }
     }
 
+    /// What to do now.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::File(error) => return error.hint(),
+            Self::Boot(error) => return error.hint(),
+            Self::Damaged { .. } => "`sysupgrade-rs doctor` examines the records",
+            Self::Floor { .. } => {
+                "write into it the security number of the image that was confirmed last"
+            }
+            Self::Flash { .. } | Self::Carrier { .. } => {
+                "compare `carrier` in the board file with this device, or upgrade with -n"
+            }
+        })
+    }
+
     fn floor(record: impl Display) -> Self {
         Self::Floor {
             record: record.to_string(),

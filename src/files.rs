@@ -73,6 +73,17 @@ impl FileError {
         }
     }
 
+    /// What to do now, where the kind of trouble tells.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self.source.kind() {
+            io::ErrorKind::PermissionDenied => "this needs the rights of root",
+            io::ErrorKind::StorageFull => "free some space there",
+            io::ErrorKind::ReadOnlyFilesystem => "mount it for writing",
+            _ => return None,
+        })
+    }
+
     /// True if the file or a directory on the way to it does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

@@ -64,6 +64,23 @@ pub enum MachineError {
     },
 }
 
+impl MachineError {
+    /// What to do now.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Boot(error) => return error.hint(),
+            Self::Transition(error) => return error.hint(),
+            Self::Data(error) => return error.hint(),
+            Self::File(error) => return error.hint(),
+            Self::Flash(_) => "compare the board file with the flash of this device",
+            // Says so itself.
+            Self::NoFirstBoot => return None,
+            Self::Busy { .. } => "wait until it has ended",
+        })
+    }
+}
+
 /// Held while one program writes; the kernel releases it when that program ends, however it ends.
 #[derive(Debug)]
 pub struct Lock {

@@ -182,6 +182,20 @@ pub enum TransitionError {
     NoWayBack,
 }
 
+impl TransitionError {
+    /// What to do now.
+    #[must_use]
+    pub fn hint(self) -> Option<&'static str> {
+        Some(match self {
+            Self::OnTrial => "run `sysupgrade-rs confirm` or `sysupgrade-rs rollback` first",
+            Self::Leaving => "reboot first, or run `sysupgrade-rs rollback` to stay here",
+            Self::Contradiction | Self::NotBegun => "`sysupgrade-rs doctor` examines it",
+            Self::NoWayBack => "install an image into it",
+            Self::Tries(_) => return None,
+        })
+    }
+}
+
 impl BootState {
     /// A machine as it leaves the factory: the first slot runs, the second is empty.
     pub const FACTORY: Self = Self {

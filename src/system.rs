@@ -43,7 +43,7 @@ pub enum SystemError {
     #[error(transparent)]
     Board(#[from] BoardError),
     /// There is no board file, and the virtual board does not fit either.
-    #[error("there is no board file {BOARD_FILE}, and this is not a virtual router")]
+    #[error("there is no board file {BOARD_FILE}")]
     NoBoard,
     /// The running slot is not known.
     #[error("{looked_at} does not say which of the slots {slots} runs: {found}")]
@@ -70,6 +70,26 @@ pub enum SystemError {
         #[source]
         source: io::Error,
     },
+}
+
+impl SystemError {
+    /// What to do now.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::File(error) => return error.hint(),
+            Self::NotText { .. } => "a board file is UTF-8 text",
+            Self::Board(_) => "correct this line of the board file",
+            Self::NoBoard => "write one for this model, or name one with --board",
+            Self::RunningSlot { .. } => {
+                "correct `running` below [boot] in the board file, or let the boot loader tell the slot"
+            }
+            Self::Data(error) => return error.hint(),
+            Self::Trust(error) => return error.hint(),
+            // Says so itself.
+            Self::Reboot { .. } => return None,
+        })
+    }
 }
 
 /// Reads the board file: `file` if given, else the installed one, else, on a virtual router, the

@@ -87,6 +87,24 @@ pub enum BootError {
     },
 }
 
+impl BootError {
+    /// What to do now.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::File(error) => error.hint().unwrap_or(EXAMINE),
+            Self::Flash(_) | Self::Damaged { .. } => EXAMINE,
+            Self::Config { .. } => "correct this line: U-Boot's own tools read it, too",
+            Self::Full { .. } => "remove variables that nobody needs with fw_setenv",
+            // Says so itself.
+            Self::Variable { .. } => return None,
+        })
+    }
+}
+
+const EXAMINE: &str =
+    "compare `[boot]` of the board file with this device; `sysupgrade-rs doctor` examines both";
+
 /// Reads `len` bytes from the medium itself: what a cache holds need never have reached it.
 fn read_medium(medium: &InPlace, offset: u64, len: usize) -> Result<Vec<u8>, BootError> {
     medium.drop_cache()?;

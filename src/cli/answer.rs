@@ -472,6 +472,8 @@ pub(super) struct Failure {
     pub(super) nothing_runs: bool,
     /// The image is refused for something that its good signature covers.
     pub(super) is_signed: bool,
+    /// What to do now, where no refusal says it.
+    hint: Option<&'static str>,
     /// More for programs.
     more: Map<String, Value>,
 }
@@ -494,6 +496,7 @@ impl Failure {
             refusals: Vec::new(),
             nothing_runs: false,
             is_signed: false,
+            hint: None,
             more: Map::new(),
         }
     }
@@ -509,6 +512,18 @@ impl Failure {
         Self::plain(ExitCode::Failed, &format!("cannot {what}: {error}"))
     }
 
+    /// With what it is about, at its begin.
+    pub(super) fn about(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
+    /// With what to do now.
+    pub(super) fn hinted(mut self, hint: impl Into<Option<&'static str>>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
     /// Adds what OpenWrt's tools ask.
     pub(super) fn judged(mut self, verdict: &Verdict) -> Self {
         self.more = verdict.document();
@@ -521,12 +536,16 @@ impl Failure {
                 "ok": false, "exit": self.code as u8, "message": self.message, "refusals": to_value(&self.refusals),
             });
             if let Value::Object(fields) = &mut document {
+                fields.extend(self.hint.map(|hint| ("hint".to_owned(), hint.into())));
                 fields.extend(self.more);
             }
             return print(&format!("{document}\n"), self.code);
         }
         match &*self.refusals {
-            [] => complain(&printable(&self.message)),
+            [] => match self.hint {
+                Some(hint) => complain(&with_hint(&self.message, hint)),
+                None => complain(&printable(&self.message)),
+            },
             // One refusal is the end of the message's chain; what stands before it is worth telling.
             [one] => complain(&with_hint(&self.message, &one.hint)),
             several => {
@@ -551,7 +570,7 @@ impl From<ImageError> for Failure {
 
 impl From<InstallError> for Failure {
     fn from(error: InstallError) -> Self {
-        let mut failure = Self::new(error.exit_code(), &error);
+        let mut failure = Self::new(error.exit_code(), &error).hinted(error.hint());
         failure.refusals = match error {
             InstallError::Refused(refusals) => refusals,
             InstallError::Image(error) => {
@@ -592,7 +611,7 @@ impl From<MachineError> for Failure {
                 ExitCode::Failed
             }
         };
-        Self::new(code, &error)
+        Self::new(code, &error).hinted(error.hint())
     }
 }
 
@@ -611,7 +630,7 @@ impl From<SystemError> for Failure {
         };
         Self {
             nothing_runs,
-            ..Self::new(code, &error)
+            ..Self::new(code, &error).hinted(error.hint())
         }
     }
 }
@@ -633,24 +652,24 @@ impl From<ConfigError> for Failure {
             ConfigError::NotAPath { .. } => ExitCode::Usage,
             _ => ExitCode::ConfigRefused,
         };
-        Self::new(code, &error)
+        Self::new(code, &error).hinted(error.hint())
     }
 }
 
 impl From<DataError> for Failure {
     fn from(error: DataError) -> Self {
-        Self::new(error.exit_code(), &error)
+        Self::new(error.exit_code(), &error).hinted(error.hint())
     }
 }
 
 impl From<FileError> for Failure {
     fn from(error: FileError) -> Self {
-        Self::new(ExitCode::Failed, &error)
+        Self::new(ExitCode::Failed, &error).hinted(error.hint())
     }
 }
 
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
-        Self::new(ExitCode::Failed, &error)
+        Self::new(ExitCode::Failed, &error).hinted(error.problem.hint())
     }
 }

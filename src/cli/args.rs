@@ -201,11 +201,6 @@ pub enum NoCommand {
     Usage(String),
 }
 
-impl NoCommand {
-    /// Where to look after a usage error.
-    pub const HINT: &str = "'sysupgrade-rs --help' shows what can be said";
-}
-
 /// Reads a command line; the first word is the name of the program.
 ///
 /// # Errors
@@ -360,7 +355,7 @@ struct UpgradeWords {
 #[derive(Debug, Args)]
 struct RebootWords {
     /// Wait before the reboot
-    #[arg(short = 'd', long, value_name = "SECONDS", help_heading = UPGRADE)]
+    #[arg(short = 'd', long, value_name = "SECONDS", value_parser = seconds, help_heading = UPGRADE)]
     delay: Option<u32>,
 
     /// Leave the reboot to somebody else
@@ -506,6 +501,10 @@ fn scope(text: &str) -> Result<Scope, &'static str> {
 
 fn time(text: &str) -> Result<Duration, &'static str> {
     parse_duration(text).ok_or("not a time like 90s, 10m or 2h")
+}
+
+fn seconds(text: &str) -> Result<u32, &'static str> {
+    text.parse().map_err(|_| "not a number of seconds")
 }
 
 /// What clap has to say, in our form: help and version as they are, a problem as one line.

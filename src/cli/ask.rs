@@ -36,8 +36,10 @@ fn yes(question: &str, default: bool) -> Result<bool, Failure> {
         let read = io::stdin().lock().read_line(&mut line);
         match read.map_err(|error| Failure::doing("read the answer", &error))? {
             0 => {
+                let _ = writeln!(out);
                 let ended = io::ErrorKind::UnexpectedEof.into();
-                return Err(Failure::doing("read the answer", &ended));
+                let failure = Failure::doing("read the answer", &ended);
+                return Err(failure.hinted("leave out -i where nobody answers"));
             }
             _ => match line.trim() {
                 "" => return Ok(default),

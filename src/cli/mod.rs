@@ -30,7 +30,7 @@ use crate::board::Board;
 use crate::config::bundle::Scope;
 use crate::config::decisions::decide;
 use crate::config::keep::KeepList;
-use crate::config::{archive, restore};
+use crate::config::{ConfigError, archive, restore};
 use crate::data::What;
 use crate::files::below;
 use crate::files::{FileError, NewFile};
@@ -71,7 +71,14 @@ pub fn main(mut words: impl Iterator<Item = OsString>, start_logger: impl FnOnce
         }
         Err(NoCommand::Answer(text)) => answer::print(&text, ExitCode::Done),
         Err(NoCommand::Usage(problem)) => {
-            complain(&format!("{problem}\n{}", NoCommand::HINT));
+            let name = if is_drop_in {
+                "sysupgrade"
+            } else {
+                "sysupgrade-rs"
+            };
+            complain(&format!(
+                "{problem}\n'{name} --help' shows what can be said"
+            ));
             ExitCode::Usage
         }
     };
@@ -462,15 +469,20 @@ impl Session<'_> {
     fn restore(&self, from: &Place) -> Result<Answer, Failure> {
         let machine = self.machine().ok(); // nor does a restore
         let defaults = machine.as_ref().and_then(Machine::defaults);
-        let restored = match from {
-            Place::Standard => {
-                restore::restore(&self.root, defaults.as_deref(), io::stdin().lock())?
-            }
+        let (name, source): (_, Box<dyn io::Read>) = match from {
+            Place::Standard => ("standard input".to_owned(), Box::new(io::stdin().lock())),
             Place::File(path) => {
                 let file = File::open(path).map_err(FileError::at("open", path))?;
-                restore::restore(&self.root, defaults.as_deref(), file)?
+                (path.display().to_string(), Box::new(file))
             }
         };
+        let restored = restore::restore(&self.root, defaults.as_deref(), source);
+        let restored = restored.map_err(|error| match error {
+            ConfigError::Read(_) | ConfigError::Damaged { .. } => {
+                Failure::from(error).about(&format!("{name}: nothing is restored"))
+            }
+            error => error.into(),
+        })?;
         Ok(Answer::restored(&restored))
     }
 }

@@ -20,11 +20,11 @@
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -102,6 +102,15 @@ pub enum Problem {
         /// Bytes the server announced.
         wanted: u64,
     },
+    /// An image that is read more than once cannot be laid into a file.
+    #[error("it has to be laid into {}, and that cannot be written", path.display())]
+    Spool {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// No program for `https://`.
     #[error("https:// needs uclient-fetch, wget or curl, and none is installed")]
     NoFetcher,
@@ -115,6 +124,37 @@ pub enum Problem {
         /// The last line of what it said, printable.
         said: String,
     },
+}
+
+impl Problem {
+    /// What to do now.
+    pub(super) fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Stopped => return None,
+            Self::Io(_) | Self::Address(_) => {
+                "IMAGE is a file, - for standard input, or an http:// or https:// address"
+            }
+            Self::Spool { .. } => "free some memory, or give the image as a file on a disk",
+            Self::NoFetcher => "install one of them, or fetch the image with another machine",
+            Self::Connect(_)
+            | Self::Stalled(_)
+            | Self::Answer(_)
+            | Self::Refused { .. }
+            | Self::Redirects
+            | Self::Truncated { .. }
+            | Self::Fetcher { .. } => "check the address and the connection, and try again",
+        })
+    }
+}
+
+impl SourceError {
+    /// Of a stream whose reading failed: its own error, if it has given one.
+    fn of(name: &str, error: io::Error) -> Self {
+        error.downcast().unwrap_or_else(|error| Self {
+            name: name.to_owned(),
+            problem: Problem::Io(error),
+        })
+    }
 }
 
 /// True if this error, or one below it, is that the stop flag was set.
@@ -173,9 +213,8 @@ pub fn open_with(
         stop: Arc::clone(stop),
         stall: None,
     };
-    let mut name = masked(&word.to_string_lossy());
+    let mut name = name_of(word);
     let input = if word == "-" {
-        name = "standard input".to_owned();
         standard_input(wait)
     } else if has_scheme(word.as_bytes()) {
         wait.stall = Some(network.stall);
@@ -208,10 +247,8 @@ pub fn open_image(
     spool: &Path,
 ) -> Result<Opened, SourceError> {
     let mut stream = open(word, stop)?;
-    let failed = |problem: io::Error| SourceError {
-        name: masked(&word.to_string_lossy()),
-        problem: Problem::Io(problem),
-    };
+    let name = name_of(word);
+    let failed = |error: io::Error| SourceError::of(&name, error);
     let mut head = Vec::new();
     (&mut stream)
         .take(image::MAX_HEAD)
@@ -226,31 +263,46 @@ pub fn open_image(
     let file = if is_file {
         File::open(word).map_err(failed)?
     } else {
-        lay(io::Cursor::new(head).chain(stream), spool).map_err(|problem| SourceError {
-            name: spool.display().to_string(),
-            problem: Problem::Io(problem),
-        })?
+        lay(io::Cursor::new(head).chain(stream), spool, &name)?
     };
     let stop = Arc::clone(stop);
     Ok(Opened::File(Stoppable { file, stop }))
 }
 
-fn lay(mut stream: impl Read, spool: &Path) -> io::Result<File> {
+fn lay(mut stream: impl Read, spool: &Path, name: &str) -> Result<File, SourceError> {
+    let failed = |source: io::Error| SourceError {
+        name: name.to_owned(),
+        problem: Problem::Spool {
+            path: spool.to_owned(),
+            source,
+        },
+    };
     match fs::remove_file(spool) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
     // Not through a link that somebody has laid there: the directory is everybody's.
     let mut options = OpenOptions::new();
-    let mut file = options
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(spool)?;
-    fs::remove_file(spool)?;
-    io::copy(&mut stream, &mut file)?;
-    Ok(file)
+    options.read(true).write(true).create_new(true).mode(0o600);
+    let mut file = options.open(spool).map_err(failed)?;
+    fs::remove_file(spool).map_err(failed)?;
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(file),
+            Ok(count) => file.write_all(&buffer[..count]).map_err(failed)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(SourceError::of(name, error)),
+        }
+    }
+}
+
+/// What messages call an image.
+fn name_of(word: &OsStr) -> String {
+    match word == "-" {
+        true => "standard input".to_owned(),
+        false => masked(&word.to_string_lossy()),
+    }
 }
 
 /// A file whose reads end when the stop flag is set.

@@ -121,7 +121,7 @@ pub enum ConfigError {
         most: u64,
     },
     /// Nothing was written.
-    #[error("{needed} bytes are needed, {free} are free")]
+    #[error("the configuration needs {needed} bytes, {free} are free")]
     NoSpace {
         /// An estimate.
         needed: u64,
@@ -138,7 +138,7 @@ pub enum ConfigError {
         source: serde_json::Error,
     },
     /// A first boot that takes longer looks like a dead router. Nothing was applied.
-    #[error("it takes more than {} s", limit.as_secs())]
+    #[error("bringing the configuration over takes more than {} s", limit.as_secs())]
     TooSlow {
         /// How long it may take.
         limit: Duration,
@@ -184,6 +184,32 @@ pub enum ConfigError {
         /// The file.
         path: EntryPath,
     },
+}
+
+impl ConfigError {
+    /// What to do now, where the message does not say it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::File(error) => return error.hint(),
+            Self::Write(_) => "look at the room and at the medium of that place",
+            Self::Read(_) | Self::Damaged { .. } => "use a whole archive, as -b makes it",
+            Self::TooMuch { .. } => "shorten the keep list",
+            Self::NoSpace { .. } => "free some space, or shorten the keep list",
+            Self::NotJson { .. } => "remove it, or restore it from a backup",
+            Self::TooSlow { .. } => "shorten the keep list",
+            Self::Refused { .. } => {
+                "change what is named, or start the new version from its defaults with -n"
+            }
+            Self::Steps(_)
+            | Self::NotAPath { .. }
+            | Self::NoOverlay
+            | Self::NoRom
+            | Self::NoPackages
+            | Self::NothingKept
+            | Self::Changed { .. } => return None,
+        })
+    }
 }
 
 impl ConfigError {

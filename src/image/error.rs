@@ -1,6 +1,5 @@
 //! Why an image is refused.
 
-use std::error::Error;
 use std::io;
 
 use thiserror::Error;
@@ -9,7 +8,7 @@ use super::openwrt::fwtool::FwtoolError;
 use super::openwrt::metadata::MetadataError;
 use super::openwrt::payload::PayloadError;
 use crate::digest::Digest;
-use crate::report::{Reason, Refusal};
+use crate::report::{Reason, Refusal, describe};
 use crate::trust::TrustError;
 use crate::trust::ucert::UcertError;
 use crate::trust::usign::UsignError;
@@ -134,7 +133,7 @@ pub enum ImageError {
     #[error(transparent)]
     Certificate(#[from] UcertError),
     /// The metadata of a stock image.
-    #[error("the metadata of the image")]
+    #[error(transparent)]
     Metadata(#[from] MetadataError),
     /// The payload of a stock image.
     #[error(transparent)]
@@ -212,7 +211,7 @@ impl ImageError {
         let (found, wanted) = self.values();
         Refusal {
             reason: self.reason(),
-            message: chain(self),
+            message: describe(self),
             found,
             wanted,
             hint: self.hint().to_owned(),
@@ -243,10 +242,10 @@ impl ImageError {
             Self::Unfinished { member } => (member.clone(), format!("all of {member}")),
             Self::Trailing { most } => (format!("more than {most}"), format!("at most {most}")),
             Self::Trust(error) => error.values(),
-            Self::Chunks(error) => problem(&chain(error)),
+            Self::Chunks(error) => error.values(),
             Self::Certificate(error) => error.values(),
-            Self::Metadata(error) => problem(&chain(error)),
-            Self::Payload(error) => problem(&chain(error)),
+            Self::Metadata(error) => error.values(),
+            Self::Payload(error) => error.values(),
             Self::Changed { offset } => (
                 format!("other bytes at {offset}"),
                 "those that were checked".into(),
@@ -255,29 +254,49 @@ impl ImageError {
     }
 
     fn hint(&self) -> &'static str {
-        if let Self::Manifest { .. } | Self::Table { .. } = self {
-            return "it was signed like this, downloading it again will not help: tell its maker";
-        }
-        if let Self::Certificate(error) = self {
-            return error.hint();
+        match self {
+            Self::Manifest { .. } | Self::Table { .. } => {
+                return "it was signed like this, downloading it again will not help: tell its maker";
+            }
+            // The checksum behind them is right.
+            Self::Metadata(_) => {
+                return "it was made like this, downloading it again will not help: tell its maker";
+            }
+            Self::Changed { .. } => {
+                return "somebody writes to the file: use a copy that nobody changes";
+            }
+            Self::Chunks(error) => return error.hint(),
+            Self::Certificate(error) => return error.hint(),
+            Self::Payload(error) => return error.hint(),
+            _ => {}
         }
         match self.reason() {
             Reason::SourceFailed => "check the medium or the connection, and try again",
-            Reason::NotAnImage => "use an image made by sysupgrade-pack",
+            Reason::NotAnImage => {
+                "use an image made by sysupgrade-pack, or OpenWrt's sysupgrade image for this board"
+            }
             Reason::UnknownFormat => {
                 "the image is newer than this program: install an image in between first"
             }
-            Reason::SignatureMissing => "use a signed image; a test image is signed by a test key",
+            Reason::SignatureMissing => {
+                "use a signed image; `unsigned = \"allow\"` below [trust] in the board file lets OpenWrt's pass without"
+            }
             Reason::UnknownKey => {
                 "get the image from its maker, or add the key to the key directory"
             }
-            Reason::BadSignature => "the image was changed or damaged: download it again",
+            Reason::BadSignature => {
+                "the image was changed after it was signed: get it from its maker again"
+            }
             Reason::TooFewSignatures => "ask the maker for an image with all signatures",
             Reason::RevokedKey => {
                 "the key is no longer trusted: get an image signed by its successor"
             }
-            Reason::BelowFloor => "use a newer image: this one has known security problems",
-            _ => "the image is damaged: download it again and compare its checksum",
+            Reason::BelowFloor => {
+                "use a newer image: this one has known security problems; OpenWrt's own images count as 0"
+            }
+            _ => {
+                "the image is damaged: download it again and compare its checksum; if that is right, tell its maker"
+            }
         }
     }
 }
@@ -291,16 +310,4 @@ impl From<ImageError> for io::Error {
         };
         Self::new(kind, error)
     }
-}
-
-/// An error and what caused it, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

@@ -29,7 +29,7 @@ pub enum InstallError {
     #[error("the configuration cannot be saved")]
     Config(#[from] ConfigError),
     /// Between image and medium.
-    #[error("cannot copy")]
+    #[error("cannot copy the image to its slot")]
     Copy(#[source] io::Error),
     /// A part of the image for which the target has no medium.
     #[error("slot {slot} has no part {part}")]
@@ -127,6 +127,26 @@ impl InstallError {
             Self::Unfinished { source, .. } | Self::Unknown { source, .. } => source.reason(),
             _ => None,
         }
+    }
+
+    /// What to do now, where no refusal says it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Machine(error) => return error.hint(),
+            Self::Config(error) => return error.hint(),
+            Self::NoMedium { .. } => "compare the board file with the image",
+            Self::Copy(_) | Self::ReadBack { .. } | Self::ArchiveReadBack => {
+                "try again; if it happens again, the flash is worn out"
+            }
+            Self::Unfinished { .. } => "run the same command again: it goes on where it ended",
+            // Says so itself, or has refusals.
+            Self::Refused(_)
+            | Self::Image(_)
+            | Self::Flash { .. }
+            | Self::Stopped
+            | Self::Unknown { .. } => return None,
+        })
     }
 
     /// The exit code that tells a caller.

@@ -219,7 +219,7 @@ fn unfit(machine: &Machine, contents: &Contents, parts: &Parts) -> Vec<Refusal> 
             message: format!("the image has the parts {found}, a slot of this board has {wanted}"),
             found,
             wanted,
-            hint: "the image was built for another storage layout".into(),
+            hint: "it was built for another storage layout: get the image for this board".into(),
             forceable: false,
         }];
     }

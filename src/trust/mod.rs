@@ -62,7 +62,7 @@ pub enum TrustError {
         id: KeyId,
     },
     /// Valid signatures, but not enough.
-    #[error("{found} accepted keys have signed, {wanted} must have")]
+    #[error("signatures by accepted keys: {found}, needed: {wanted}")]
     TooFew {
         /// Distinct accepted keys that have signed.
         found: usize,
@@ -70,7 +70,7 @@ pub enum TrustError {
         wanted: usize,
     },
     /// Enough signatures if only none of the keys had been revoked.
-    #[error("the image is signed by revoked keys: {}; {found} accepted keys have signed, {wanted} must have", list(.ids))]
+    #[error("the image is signed by revoked keys: {}; signatures by accepted keys: {found}, needed: {wanted}", list(.ids))]
     Revoked {
         /// The revoked keys.
         ids: Vec<KeyId>,
@@ -241,6 +241,22 @@ pub enum KeysError {
     /// Zero signatures would be enough.
     #[error("a threshold of 0 would accept unsigned images")]
     NoThreshold,
+}
+
+impl KeysError {
+    /// What to do now.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::File(error) => error
+                .hint()
+                .unwrap_or("make it, or correct `keys` below [trust] in the board file"),
+            Self::NotAKey { .. } => "put a usign public key into it, or remove it",
+            Self::Misnamed { .. } => "name the file as the key that it holds",
+            Self::Conflict { .. } => "find out which of them is genuine, and remove the other",
+            Self::NoThreshold => "correct `threshold` below [trust] in the board file",
+        })
+    }
 }
 
 /// Reads key directories. A key that one of them revokes is revoked, whatever another says.

@@ -260,7 +260,8 @@ impl UcertError {
             Reason::TooFewSignatures => {
                 "a stock image carries one signature: use an image made by sysupgrade-pack"
             }
-            _ => "the image was changed or damaged: download it again",
+            // The checksum behind it is right: this did not happen on the way.
+            _ => "nobody trusted vouches for these bytes: get an image that its maker has signed",
         }
     }
 }

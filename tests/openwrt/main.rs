@@ -10,8 +10,11 @@ mod container;
 mod images;
 mod installs;
 mod lines;
+mod messages;
 mod metadata;
 mod payload;
+#[path = "../images/mod.rs"]
+mod pieces;
 mod restores;
 mod revocation;
 mod scripts;

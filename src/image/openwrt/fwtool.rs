@@ -152,6 +152,34 @@ impl FwtoolError {
         }
     }
 
+    /// What was found, and what the rule asks for.
+    pub(crate) fn values(&self) -> (String, String) {
+        match self {
+            Self::File { source, .. } => (source.to_string(), String::new()),
+            Self::Checksum { found, wanted, .. } => {
+                (format!("{found:08x}"), format!("{wanted:08x}"))
+            }
+            Self::Size { size, problem, .. } => (format!("{size} bytes"), (*problem).into()),
+            Self::TooDeep { .. } => (String::new(), "chunks that stock tools can see".into()),
+            Self::NoPayload => ("chunks only".into(), "an image before them".into()),
+            Self::TooLong { found, most, .. } => (found.to_string(), format!("at most {most}")),
+        }
+    }
+
+    /// What to do now.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "check the medium or the connection, and try again",
+            Self::Checksum { .. } | Self::Size { .. } => {
+                "the image is damaged: download it again and compare its checksum"
+            }
+            Self::TooDeep { .. } | Self::NoPayload => {
+                "it was made like this, downloading it again will not help: tell its maker"
+            }
+            Self::TooLong { .. } => "make it shorter: stock tools would leave it out in silence",
+        }
+    }
+
     fn file(verb: &'static str, offset: u64) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::File {
             verb,

@@ -62,16 +62,16 @@ pub struct Version {
 #[derive(Debug, Error)]
 pub enum MetadataError {
     /// Longer than possible.
-    #[error("metadata of {found} bytes, at most {MAX_TEXT} are possible")]
+    #[error("the metadata have {found} bytes, at most {MAX_TEXT} are possible")]
     TooLong {
         /// Its length.
         found: u64,
     },
     /// It is not JSON, or not of this form. The source names the key.
-    #[error("metadata")]
+    #[error("the metadata are no JSON of the known form")]
     Json(#[source] serde_json::Error),
     /// The list of devices is not there.
-    #[error("metadata without {key}, which counts when compat_version is {compat}")]
+    #[error("the metadata have no {key}, which counts when compat_version is {compat}")]
     NoDevices {
         /// The list that counts.
         key: &'static str,
@@ -79,7 +79,7 @@ pub enum MetadataError {
         compat: Compat,
     },
     /// The compat version is none.
-    #[error("metadata: compat_version `{text}`")]
+    #[error("the metadata have the compat_version `{text}`")]
     Compat {
         /// What is there, fit for a terminal.
         text: String,
@@ -93,6 +93,16 @@ impl MetadataError {
     #[must_use]
     pub fn reason(&self) -> Reason {
         Reason::MetadataInvalid
+    }
+
+    /// What was found, and what the rule asks for.
+    pub(crate) fn values(&self) -> (String, String) {
+        match self {
+            Self::TooLong { found } => (format!("{found} bytes"), format!("at most {MAX_TEXT}")),
+            Self::Json(source) => (source.to_string(), "JSON of the known form".into()),
+            Self::NoDevices { key, .. } => (format!("no {key}"), format!("a list {key}")),
+            Self::Compat { text, source } => (text.clone(), source.to_string()),
+        }
     }
 }
 

@@ -213,6 +213,41 @@ impl PayloadError {
             Self::WrongParts { .. } => Reason::WrongParts,
         }
     }
+
+    /// What was found, and what the rule asks for.
+    pub(crate) fn values(&self) -> (String, String) {
+        match self {
+            Self::Source { source, .. } => (source.to_string(), String::new()),
+            Self::Empty => ("0 bytes".into(), "an image".into()),
+            Self::Truncated { offset, place } => {
+                (format!("{offset} bytes"), format!("the rest of {place}"))
+            }
+            Self::Damaged { problem, .. } => (problem.clone(), String::new()),
+            Self::TooLarge { most } => (format!("more than {most}"), format!("at most {most}")),
+            Self::WrongBoard { found, wanted } | Self::WrongParts { found, wanted } => {
+                (found.clone(), wanted.clone())
+            }
+        }
+    }
+
+    /// What to do now.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::Source { .. } => "check the medium or the connection, and try again",
+            Self::Empty => "there is nothing in it: download it again",
+            Self::Truncated { .. } | Self::Damaged { .. } => {
+                "the image is damaged: download it again and compare its checksum; \
+                 if that is right, tell its maker"
+            }
+            Self::TooLarge { .. } => {
+                "nothing honest inflates to that: get the image from its maker"
+            }
+            Self::WrongBoard { .. } => "get the image for this board",
+            Self::WrongParts { .. } => {
+                "it was built for another storage layout: get the image for this board"
+            }
+        }
+    }
 }
 
 /// Reads a payload once, from its first byte to its last, and says what it is and which bytes of it
