@@ -385,7 +385,10 @@ impl NoticeKind {
             Self::ThroughLink => "lies behind a link; not restored",
             Self::TrailingBytes => "bytes after the end of the archive were passed over",
             Self::StateFile => "belongs to sysupgrade-rs itself; not restored",
-            Self::CompatStays => "that of this system stays; the backup has another one",
+            Self::CompatStays => {
+                "the backup is of another compatibility version; that of this system stays: \
+                 look whether the restored settings still fit"
+            }
             Self::NoEngine => {
                 "the image does not say that sysupgrade-rs is in it: without it the new system does not take \
                  over the configuration, and when its tries are used up this one comes back; make sure that it is \

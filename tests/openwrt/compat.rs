@@ -136,7 +136,11 @@ fn a_migrated_configuration_bears_the_version_of_the_image_and_keeps_all_else() 
         assert_eq!(package(world.router.dir())?, expected, "{said:?}");
         assert_eq!(steps(&world)?, [step("compat_version 1.1 -> 1.2")]);
         // The new form is what the next upgrade starts from.
+        let machine = world::machine(&world.router)?;
+        let record = || machine.installed(machine.running);
+        assert!(record()?.is_some_and(|record| record.compat.is_some()));
         assert!(world::confirm(&world.router)?);
+        assert!(record()?.is_some_and(|record| record.compat.is_none()));
         let next =
             world.image_with(&system(3, said), &|spec| "1.2".clone_into(&mut spec.compat))?;
         upgraded(&world, &next, &keep())?;
@@ -173,6 +177,28 @@ fn a_default_that_nobody_edited_is_still_one_after_a_migration() -> Result<()> {
     );
     upgraded(&world, &image(&world, &next, "1.1", &[])?, &keep())?;
     assert!(package(world.router.dir())?.contains("'third'"));
+    Ok(())
+}
+
+#[test]
+fn a_default_that_no_image_ships_is_migrated_with_what_became_of_it() -> Result<()> {
+    let mut old = system(1, None);
+    old.root.remove(PACKAGE);
+    let mut new = system(2, None);
+    new.root.remove(PACKAGE);
+    let world = World::new(&old)?;
+    boot(&world)?;
+    let root = world.router.dir();
+    let stored = root.join("etc/sysupgrade/baseline").join(PACKAGE);
+    for place in [root.join(PACKAGE), stored.clone()] {
+        fs::create_dir_all(place.parent().ok_or("no parent")?)?;
+        fs::write(place, "config system\n\toption hostname 'made'\n")?;
+    }
+    world.router.write_back()?;
+    upgraded(&world, &image(&world, &new, "1.1", &["1.0"])?, &keep())?;
+    let expected = "config system\n\toption hostname 'made'\n\toption compat_version '1.1'\n";
+    assert_eq!(package(root)?, expected);
+    assert_eq!(fs::read_to_string(stored)?, expected);
     Ok(())
 }
 
