@@ -45,17 +45,58 @@ pub(super) fn complain(text: &str) {
     log(text);
 }
 
-/// Tells the system log, if we speak as stock tools do and somebody listens. Nothing waits for it.
+/// Tells the system log, if we speak as stock tools do and somebody listens.
 pub(super) fn log(text: &str) {
-    if !is_drop_in() {
-        return;
+    if is_drop_in() {
+        send(text, Path::new(LOG));
     }
+}
+
+/// A message for each line. Nothing waits for it.
+fn send(text: &str, log: &Path) {
     let Ok(socket) = UnixDatagram::unbound() else {
         return;
     };
     if socket.set_nonblocking(true).is_ok() {
         for line in text.lines() {
-            let _ = socket.send_to(format!("<{PRIORITY}>upgrade: {line}").as_bytes(), LOG);
+            let _ = socket.send_to(format!("<{PRIORITY}>upgrade: {line}").as_bytes(), log);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_log_gets_each_line_as_an_informational_message_of_upgrade() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = UnixDatagram::bind(&path).unwrap();
+        send("the image is not signed\n  use a signed image", &path);
+        // What `logger -p user.info -t upgrade` sends, but for the time, which the log has itself.
+        for expected in [
+            "<14>upgrade: the image is not signed",
+            "<14>upgrade:   use a signed image",
+        ] {
+            let mut message = [0; 100];
+            let len = log.recv(&mut message).unwrap();
+            assert_eq!(String::from_utf8_lossy(&message[..len]), expected);
+        }
+    }
+
+    #[test]
+    fn nothing_waits_for_a_log_that_nobody_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        send("to nobody", &path);
+        let log = UnixDatagram::bind(&path).unwrap();
+        send(&"a line\n".repeat(10_000), &path);
+        log.set_nonblocking(true).unwrap();
+        let mut kept = 0;
+        while log.recv(&mut [0; 100]).is_ok() {
+            kept += 1;
+        }
+        assert!((1..10_000).contains(&kept), "{kept} messages were kept");
     }
 }
