@@ -75,7 +75,7 @@ fn upgrade<T>(
     let mut machine = world::machine(&world.router)?;
     let (mut tell, stop) = (|_| (), AtomicBool::new(false));
     let mut upgrade = Upgrade {
-        lock: machine.lock()?,
+        lock: world::lock(&machine)?,
         trust: system::open_trust(&machine, 0)?,
         parts: system::open_parts(&machine, machine.target()),
         machine: &mut machine,

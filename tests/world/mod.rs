@@ -18,7 +18,7 @@ use sysupgrade_rs::files;
 use sysupgrade_rs::first_boot::{self, FirstBootError};
 use sysupgrade_rs::image::{self, Encoding};
 use sysupgrade_rs::install::{self, Done, InstallError, Plan, Upgrade, Watch, Wish};
-use sysupgrade_rs::machine::Machine;
+use sysupgrade_rs::machine::{Lock, Machine, MachineError};
 use sysupgrade_rs::trust::usign::SecretKey;
 use sysupgrade_rs::{system, trial};
 use tempfile::TempDir;
@@ -191,6 +191,18 @@ pub fn machine(router: &Router) -> Result<Machine> {
     router.machine()
 }
 
+/// The lock of a machine. A child that another test of this process starts has its file, too, for the
+/// moment until it becomes another program.
+pub fn lock(machine: &Machine) -> Result<Lock> {
+    for _ in 0..100_000 {
+        match machine.lock() {
+            Err(MachineError::Busy { .. }) => std::thread::yield_now(),
+            lock => return Ok(lock?),
+        }
+    }
+    Ok(machine.lock()?)
+}
+
 /// `sysupgrade-rs --no-reboot IMAGE`, with `-n` unless `keep`.
 pub fn install(router: &Router, image: &[u8], keep: bool) -> Result<Done> {
     upgrade(router, keep, |upgrade| install::install(upgrade, image))
@@ -211,7 +223,7 @@ fn upgrade<T>(
     let mut machine = machine(router)?;
     let (mut tell, stop) = (|_| (), AtomicBool::new(false));
     let mut upgrade = Upgrade {
-        lock: machine.lock()?,
+        lock: lock(&machine)?,
         trust: system::open_trust(&machine, 0)?,
         parts: system::open_parts(&machine, machine.target()),
         machine: &mut machine,
@@ -236,14 +248,14 @@ pub fn first_boot(router: &Router) -> Result<bool> {
 /// `sysupgrade-rs confirm`. False if there was nothing left to do.
 pub fn confirm(router: &Router) -> Result<bool> {
     let mut machine = machine(router)?;
-    let _lock = machine.lock()?;
+    let _lock = lock(&machine)?;
     Ok(trial::confirm(&mut machine)?)
 }
 
 /// `sysupgrade-rs rollback`.
 pub fn go_back(router: &Router) -> Result<()> {
     let mut machine = machine(router)?;
-    let _lock = machine.lock()?;
+    let _lock = lock(&machine)?;
     trial::go_back(&mut machine, What::RolledBack, "rolled back by hand")?;
     Ok(())
 }
