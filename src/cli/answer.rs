@@ -11,7 +11,7 @@ use super::report;
 use super::verdict::Verdict;
 use super::voice::{self, complain};
 use crate::config::decisions::DecideError;
-use crate::config::report::Winner;
+use crate::config::report::{Notice, Winner};
 use crate::config::restore::Restored;
 use crate::config::{self, ConfigError};
 use crate::data::{DataError, Entry};
@@ -54,6 +54,8 @@ pub(super) struct Answer {
     machine: Value,
     /// Said on standard error, and not with `-q`: the work was the answer (`-b -`).
     aside: bool,
+    /// What is odd about it, said on standard error before it; with `-q` only what was left out.
+    notices: Vec<Notice>,
     /// To be done once the answer is out, after so long.
     pub(super) reboot: Option<Duration>,
 }
@@ -65,6 +67,7 @@ impl Answer {
             human: human.into(),
             machine,
             aside: false,
+            notices: Vec::new(),
             reboot: None,
         }
     }
@@ -82,6 +85,15 @@ impl Answer {
         self
     }
 
+    /// With what is odd about it.
+    fn noticed(mut self, notices: &[Notice]) -> Self {
+        self.notices = notices.to_vec();
+        if let Value::Object(fields) = &mut self.machine {
+            fields.insert("notices".into(), to_value(notices));
+        }
+        self
+    }
+
     /// The work was the answer.
     pub(super) fn aside(mut self) -> Self {
         self.aside = true;
@@ -95,6 +107,12 @@ impl Answer {
     }
 
     pub(super) fn print(&self, settings: &Settings) -> ExitCode {
+        let is_quiet = settings.verbosity < 1;
+        for notice in &self.notices {
+            if !is_quiet || notice.kind.is_refusal() {
+                complain(&printable(&notice.to_string()));
+            }
+        }
         if settings.json {
             let mut document = self.machine.clone();
             if let Value::Object(fields) = &mut document {
@@ -105,7 +123,7 @@ impl Answer {
             }
             return print(&format!("{document}\n"), self.code);
         }
-        if self.aside && settings.verbosity > 0 {
+        if self.aside && !is_quiet {
             complain(&self.human);
         }
         if self.aside || self.human.is_empty() {
@@ -348,29 +366,21 @@ impl Answer {
     }
 
     pub(super) fn kept(keep: &config::keep::KeepList) -> Self {
-        for notice in keep.notices() {
-            complain(&printable(&notice.to_string()));
-        }
         let mut paths: Vec<String> = keep.paths().map(ToString::to_string).collect();
         if keep.listing().packages {
             paths.push(config::keep::PACKAGE_LIST.to_owned());
         }
         // As stock prints them: scripts take the lines for names of files.
         let lines: Vec<String> = paths.iter().map(|path| format!("/{path}")).collect();
-        Self::new(
-            lines.join("\n"),
-            json!({ "paths": paths, "notices": to_value(keep.notices()) }),
-        )
+        Self::new(lines.join("\n"), json!({ "paths": paths })).noticed(keep.notices())
     }
 
     pub(super) fn backed_up(to: &Place, summary: &config::archive::Summary) -> Self {
-        for notice in &summary.notices {
-            complain(&printable(&notice.to_string()));
-        }
         let answer = Self::new(
             format!("{} files saved", summary.files),
             json!({ "files": summary.files }),
-        );
+        )
+        .noticed(&summary.notices);
         match to {
             Place::Standard => answer.aside(),
             Place::File(_) => answer,
@@ -378,14 +388,12 @@ impl Answer {
     }
 
     pub(super) fn restored(restored: &Restored) -> Self {
-        for notice in &restored.notices {
-            complain(&printable(&notice.to_string()));
-        }
         let count = restored.paths.len();
         let mut answer = Self::new(
             format!("{count} files restored"),
-            json!({ "restored": to_value(&restored.paths), "notices": to_value(&restored.notices) }),
-        );
+            json!({ "restored": to_value(&restored.paths) }),
+        )
+        .noticed(&restored.notices);
         if restored.needs_review() {
             answer.code = ExitCode::NeedsReview;
         }

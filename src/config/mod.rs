@@ -201,8 +201,8 @@ impl ConfigError {
             Self::Refused { .. } => {
                 "change what is named, or start the new version from its defaults with -n"
             }
+            Self::NotAPath { .. } => "name a file or a directory, as in /etc/config/network",
             Self::Steps(_)
-            | Self::NotAPath { .. }
             | Self::NoOverlay
             | Self::NoRom
             | Self::NoPackages

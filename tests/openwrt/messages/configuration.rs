@@ -59,6 +59,14 @@ fn lists(book: &mut Book) {
         },
     );
     book.told(
+        "a list that names nothing, with an image",
+        "sysupgrade-rs --no-reboot image.bin",
+        |site| {
+            good_image(site);
+            site.remove("lib/upgrade/keep.d");
+        },
+    );
+    book.told(
         "a path that is none",
         "sysupgrade-rs config keep ../x",
         plain,

@@ -193,8 +193,7 @@ fn environment(book: &mut Book) {
         },
     );
     book.told("a record that is damaged", "sysupgrade-rs status", |site| {
-        site.write("data/sysupgrade-rs/history/1.json", "{");
-        site.write("data/sysupgrade-rs/history.jsonl", "{");
+        site.write("data/sysupgrade-rs/slot-a.json", "nonsense\n");
     });
 }
 
