@@ -101,8 +101,8 @@ fn metadata_that_the_stock_scripts_refuse_is_refused_for_its_own_reason() {
         ("metadata-truncated-json", "EOF while parsing"),
         ("metadata-json-array", "invalid type: sequence"),
         ("metadata-empty", "EOF while parsing"),
-        ("metadata-no-supported", "without supported_devices"),
-        ("metadata-only-new-supported", "without supported_devices"),
+        ("metadata-no-supported", "have no supported_devices"),
+        ("metadata-only-new-supported", "have no supported_devices"),
         (
             "metadata-supported-string",
             "supported_devices: invalid type",
