@@ -245,7 +245,7 @@ fn an_image_that_is_refused_in_stage2_ends_in_the_system_that_ran() -> Result {
     for shell in SHELLS {
         let stage = Stage::new()?;
         let router = &stage.world.router;
-        fs::write(stage.path("firmware.bin"), "no image")?;
+        fs::write(stage.path("firmware.bin"), "hsqs, and nobody has signed it")?;
         let before = router.disk()?;
         let (code, said) = stage2(&stage, shell, "begin", "")?;
         assert_eq!((code, &*said), (Some(11), ""), "nobody has signed it");
