@@ -189,11 +189,17 @@ impl Session<'_> {
             );
         }
         let mut machine = self.machine()?;
-        let image = self.candidate(image)??;
+        let image = self.candidate(image).and_then(|image| Ok(image?));
+        // Whoever watches the status file is told of what is no image at all, too.
+        let image = image.inspect_err(|failure| self.tell_end(failure))?;
         let done = self.upgrade(&mut machine, image, &wish, |upgrade, image| {
             install::install(upgrade, image)
         })?;
         Ok(Answer::installed(&done, Self::delay(&machine, reboot)))
+    }
+
+    fn tell_end(&self, failure: &Failure) {
+        self.progress().finish(failure.code, &failure.message);
     }
 
     fn test(&self, image: &OsStr, choices: &Choices) -> Result<Answer, Failure> {

@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::args::ProgressWord;
+use super::voice;
 use crate::files::{self, FileError, NewFile};
 use crate::report::{Event, ExitCode, Phase, Size, printable};
 
@@ -238,8 +239,14 @@ impl Progress {
 
     fn event_at(&mut self, event: &Event, now: Instant) {
         match event {
-            Event::Phase(phase) => self.phase(*phase, now),
-            Event::Notice(message) => self.notice(message),
+            Event::Phase(phase) => {
+                voice::log(sentence(*phase));
+                self.phase(*phase, now);
+            }
+            Event::Notice(message) => {
+                voice::log(&printable(message));
+                self.notice(message);
+            }
             Event::Progress {
                 phase,
                 part,

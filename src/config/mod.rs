@@ -194,10 +194,9 @@ impl ConfigError {
             Self::File(error) => return error.hint(),
             Self::Write(_) => "look at the room and at the medium of that place",
             Self::Read(_) | Self::Damaged { .. } => "use a whole archive, as -b makes it",
-            Self::TooMuch { .. } => "shorten the keep list",
             Self::NoSpace { .. } => "free some space, or shorten the keep list",
             Self::NotJson { .. } => "remove it, or restore it from a backup",
-            Self::TooSlow { .. } => "shorten the keep list",
+            Self::TooMuch { .. } | Self::TooSlow { .. } => "shorten the keep list",
             Self::Refused { .. } => {
                 "change what is named, or start the new version from its defaults with -n"
             }

@@ -547,11 +547,13 @@ fn a_page_upgrades_a_router_keeps_the_new_system_and_goes_back() -> Result {
         ));
         assert_eq!(stage.ask(shell, "status", "{}")?["running"]["version"], "1");
 
-        fs::write(&image, "hsqs, and nobody has signed it")?;
-        assert_eq!(stage.ask(shell, "start", &arguments)?["started"], true);
-        let progress = stage.finished(shell)?;
-        assert_eq!(progress["result"]["exit"], 11, "{progress}");
-        assert_eq!(progress["status"]["exit"], 11, "{progress}");
+        for (text, exit) in [("hsqs, and nobody has signed it", 11), ("no image", 10)] {
+            fs::write(&image, text)?;
+            assert_eq!(stage.ask(shell, "start", &arguments)?["started"], true);
+            let progress = stage.finished(shell)?;
+            assert_eq!(progress["result"]["exit"], exit, "{progress}");
+            assert_eq!(progress["status"]["exit"], exit, "{progress}");
+        }
     }
     Ok(())
 }

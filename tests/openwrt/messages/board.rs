@@ -148,7 +148,7 @@ fn keys(book: &mut Book) {
         });
     };
     told("a key directory that is not there", |site| {
-        site.remove("etc/opkg")
+        site.remove("etc/opkg");
     });
     told("a key directory without keys", |site| {
         site.remove("etc/opkg/keys");
@@ -157,7 +157,7 @@ fn keys(book: &mut Book) {
         site.write("etc/sysupgrade-rs/keys/README", "");
     });
     told("a key that is none", |site| {
-        site.write("etc/opkg/keys/00000000000000aa", "nonsense\n")
+        site.write("etc/opkg/keys/00000000000000aa", "nonsense\n");
     });
     told("a key under another name", |site| {
         site.write(

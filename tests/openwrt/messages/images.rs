@@ -19,7 +19,7 @@ fn laid(change: impl FnOnce(Pieces) -> Pieces) -> impl FnOnce(&mut Site) {
         site.lay(
             "image.bin",
             change(Pieces::of_good(Encoding::Plain)).image(),
-        )
+        );
     }
 }
 
@@ -240,7 +240,7 @@ fn signatures(book: &mut Book) {
         }),
     );
     book.told("signed by an unknown key", TEST, |site| {
-        signed_by(site, &[key(9)])
+        signed_by(site, &[key(9)]);
     });
     book.told(
         "a signature that does not fit",

@@ -156,10 +156,10 @@ fn environment(book: &mut Book) {
     book.chapter("Boot environment and records");
     let status = "sysupgrade-rs status";
     book.told("no boot environment", status, |site| {
-        site.remove("flash/env")
+        site.remove("flash/env");
     });
     book.told("a boot environment that is none", status, |site| {
-        site.write("flash/env", "nothing")
+        site.write("flash/env", "nothing");
     });
     let variable = |from: &'static str, to: &'static str| {
         move |site: &mut Site| {

@@ -71,13 +71,12 @@ pub(super) fn seal(kind: Kind, bytes: &mut [u8]) {
             let sum = crc(&bytes[512..512 + 92]);
             put(bytes, 512 + 16, 4, false, sum);
         }
-        Kind::Raw => {}
         Kind::Tar => {
             bytes[148..156].fill(b' ');
             let sum: u32 = bytes[..512].iter().map(|byte| u32::from(*byte)).sum();
             bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         }
-        Kind::Squashfs | Kind::Fit | Kind::Combined | Kind::Mbr => {}
+        Kind::Squashfs | Kind::Fit | Kind::Combined | Kind::Mbr | Kind::Raw => {}
     }
 }
 
