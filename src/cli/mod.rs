@@ -93,6 +93,7 @@ pub fn main(mut words: impl Iterator<Item = OsString>, start_logger: impl FnOnce
 #[must_use]
 pub fn run(settings: &Settings, command: Command) -> ExitCode {
     let root = settings.root.clone().unwrap_or_else(|| PathBuf::from("/"));
+    voice::speak_in(&root);
     let session = Session { settings, root };
     match session.run(command) {
         Ok(answer) => {

@@ -6,8 +6,11 @@
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::files::below;
 
 /// The name that makes this program a drop-in for OpenWrt's.
 const DROP_IN: &str = "sysupgrade";
@@ -18,8 +21,9 @@ const LOG: &str = "/dev/log";
 /// Facility user (1), severity informational (6), as `logger -t` has them.
 const PRIORITY: u8 = 1 << 3 | 6;
 
-/// The name by which a process was called does not change.
+/// The name by which a process was called does not change, nor does the root it works on.
 static IS_DROP_IN: AtomicBool = AtomicBool::new(false);
+static ROOT: OnceLock<PathBuf> = OnceLock::new();
 
 /// Remembers the name of the program, the first word of its command line.
 pub(super) fn called(program: Option<&OsStr>) -> bool {
@@ -32,6 +36,11 @@ pub(super) fn called(program: Option<&OsStr>) -> bool {
 /// True under the name of OpenWrt's tool.
 pub(super) fn is_drop_in() -> bool {
     IS_DROP_IN.load(Ordering::Relaxed)
+}
+
+/// The directory that stands for `/`, with its system log.
+pub(super) fn speak_in(root: &Path) {
+    let _ = ROOT.set(root.to_owned()); // once a process
 }
 
 /// Prints to standard error; whoever has closed it does not want to know.
@@ -48,7 +57,8 @@ pub(super) fn complain(text: &str) {
 /// Tells the system log, if we speak as stock tools do and somebody listens.
 pub(super) fn log(text: &str) {
     if is_drop_in() {
-        send(text, Path::new(LOG));
+        let root = ROOT.get().map_or(Path::new("/"), PathBuf::as_path);
+        send(text, &below(root, Path::new(LOG)));
     }
 }
 

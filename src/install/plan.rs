@@ -281,7 +281,7 @@ fn nothing_kept(keep: &KeepList, selection: &Selection) -> Option<Refusal> {
         found: "0 files".into(),
         wanted: "at least one".into(),
         hint: "look at /etc/sysupgrade.conf and /lib/upgrade/keep.d, or start the new version from its defaults with -n".into(),
-        forceable: true,
+        forceable: false,
     })
 }
 

@@ -1,5 +1,6 @@
 //! The command lines that programs of OpenWrt say to `/sbin/sysupgrade`, said to this one in its place.
 
+use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Output, Stdio};
 use std::{fs, io::Write};
 
@@ -325,5 +326,34 @@ fn refused(image: &str, board: &str, code: i32) -> Result {
     }
     assert!(site.persistent()? == before, "{image}: something changed");
     assert!(!site.is_rebooted());
+    Ok(())
+}
+
+#[test]
+fn the_system_log_of_the_router_can_be_read_afterwards() -> Result {
+    let site = Site::new(BOARD, WHOLE, "refuse")?;
+    fs::create_dir_all(site.at("/dev"))?;
+    let log = UnixDatagram::bind(site.at("/dev/log"))?;
+    log.set_nonblocking(true)?;
+    let heard = || {
+        let mut heard = Vec::new();
+        let mut message = [0; 1024];
+        while let Ok(len) = log.recv(&mut message) {
+            heard.push(String::from_utf8_lossy(&message[..len]).into_owned());
+        }
+        heard
+    };
+    site.upload("images/raw-unsigned.bin")?;
+    site.ours("/tmp/firmware.bin").output()?;
+    assert_eq!(heard(), Vec::<String>::new());
+    site.stock("/tmp/firmware.bin").output()?;
+    let refusal = "<14>upgrade: the image is not signed".to_owned();
+    let said = heard();
+    assert!(said.contains(&refusal), "{said:?}");
+    site.upload("images/raw-signed.bin")?;
+    site.stock("/tmp/firmware.bin").output()?;
+    let said = heard();
+    let installed = |line: &String| line.starts_with("<14>upgrade: version 24.10.9 is in slot b");
+    assert!(said.iter().any(installed), "{said:?}");
     Ok(())
 }
