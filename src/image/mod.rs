@@ -20,6 +20,8 @@
 //! The types go one way: [`Unverified::open`] reads the head, [`Unverified::verify`] turns it into a
 //! [`Verified`], and only that hands out contents, through [`PartReader`] and [`ConfigReader`].
 //!
+//! Stock OpenWrt images are another kind: [`openwrt`]. Who installs does not ask which: [`candidate`].
+//!
 //! Formats: [`manifest`] and [`blocks`]. The other direction is [`build()`].
 
 pub mod blocks;

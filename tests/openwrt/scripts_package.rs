@@ -43,7 +43,10 @@ const REPLACED: [(&str, &str); 3] = [
         "usr/libexec/validate_firmware_image",
         "/usr/libexec/sysupgrade-rs/validate_firmware_image",
     ),
-    ("etc/init.d/bootcount", "/bin/true"),
+    (
+        "etc/init.d/bootcount",
+        "/usr/libexec/sysupgrade-rs/bootcount",
+    ),
 ];
 
 /// What is new.
@@ -289,6 +292,28 @@ fn a_router_without_a_boot_counter_gets_none() -> Result {
 }
 
 #[test]
+fn the_boot_loader_is_told_that_the_system_is_up_where_that_ends_no_trial() -> Result {
+    let counted = "[boot.layout]\nvariable = \"active\"\n[boot.layout.counter]\narmed = \"upgrade_available\"\n";
+    let inline =
+        "[boot.layout]\nvariable = \"active\"\ncounter = { armed = \"upgrade_available\" }\n";
+    let apart = "[boot.layout]\nvariable = \"boot_part\"\n# counter = none\n";
+    let told = "stock etc/init.d/bootcount boot\n";
+    for (board, said) in [(counted, ""), (inline, ""), (apart, told)] {
+        let target = Root::new()?;
+        let stock = target.root.join("etc/init.d/bootcount");
+        fs::write(&stock, "#!/bin/sh\necho stock etc/init.d/bootcount $*\n")?;
+        target.adopt(SHELLS[0], "on")?;
+        fs::write(target.root.join("etc/sysupgrade-rs/board.toml"), board)?;
+        for shell in SHELLS {
+            let script = "set -- boot; . \"${ADOPT%/adopt}/bootcount\"";
+            let output = target.sh(shell, script)?;
+            assert_eq!(String::from_utf8_lossy(&output.stdout), said, "{board}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_router_that_doctor_finds_unfit_keeps_the_stock_tools() -> Result {
     // Nothing here is named below a root: what would change this machine only says so.
     let script = r#"
@@ -422,6 +447,6 @@ fn shellcheck_has_nothing_to_say() -> Result {
         );
         checked += 1;
     }
-    assert_eq!(checked, 8);
+    assert_eq!(checked, 9);
     Ok(())
 }
