@@ -198,6 +198,10 @@ pub fn examine<R: Read>(
     if !plan.refusals.is_empty() {
         return Err(InstallError::Refused(plan.refusals));
     }
+    if plan.contents.signers.is_empty() {
+        let unsigned = "nobody has signed this image: the board file lets that pass";
+        upgrade.watch.notice(unsigned.to_owned());
+    }
     for refusal in &plan.forced {
         upgrade.watch.notice(format!("forced: {}", refusal.message));
     }
