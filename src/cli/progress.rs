@@ -34,7 +34,7 @@ use serde::Serialize;
 use super::args::ProgressWord;
 use super::voice;
 use crate::files::{self, FileError, NewFile};
-use crate::report::{Event, ExitCode, Phase, Size, printable};
+use crate::report::{Event, ExitCode, Phase, Size, harmless, printable};
 
 /// The line is redrawn at most ten times a second: a serial console does not keep up with more.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -244,7 +244,7 @@ impl Progress {
                 self.phase(*phase, now);
             }
             Event::Notice(message) => {
-                voice::log(&printable(message));
+                voice::log(&harmless(message));
                 self.notice(message);
             }
             Event::Progress {
@@ -283,7 +283,7 @@ impl Progress {
             Style::Silent => {}
             Style::Bar | Style::Lines | Style::Notices => {
                 self.clear();
-                self.line(&printable(message));
+                self.line(&harmless(message));
             }
         }
     }
