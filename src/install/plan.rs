@@ -96,6 +96,7 @@ pub(super) fn plan(
         refusals.extend(no_room_in_carrier(machine, 0)?);
     }
     if let Some(keep) = &keep {
+        keep.check(&machine.root)?;
         let defaults = machine.defaults();
         let selection = Selection::of(&machine.root, keep, defaults.as_deref(), scope)?;
         refusals.extend(nothing_kept(keep, &selection));

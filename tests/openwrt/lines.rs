@@ -357,3 +357,21 @@ fn the_system_log_of_the_router_can_be_read_afterwards() -> Result {
     assert!(said.iter().any(installed), "{said:?}");
     Ok(())
 }
+
+#[test]
+fn a_list_of_packages_that_cannot_be_made_stops_an_upgrade_before_anything_is_written() -> Result {
+    let site = Site::new(BOARD, WHOLE, "refuse")?;
+    for database in ["/usr/lib/opkg", "/lib/apk"] {
+        let database = site.at(database);
+        if database.exists() {
+            fs::remove_dir_all(database)?;
+        }
+    }
+    site.upload("images/raw-signed.bin")?;
+    let before = site.persistent()?;
+    let output = site.stock("-k /tmp/firmware.bin").output()?;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("leave out -k"), "{output:?}");
+    assert!(site.persistent()? == before, "something was written");
+    Ok(())
+}

@@ -196,6 +196,17 @@ impl KeepList {
         self.listing
     }
 
+    /// Makes sure that what the list asks for beside files can be had: an archive of it can be written.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoPackages`], or when the package database cannot be read.
+    pub fn check(&self, root: &Path) -> Result<(), ConfigError> {
+        if self.listing.packages {
+            packages::installed(root)?;
+        }
+        Ok(())
+    }
+
     /// Files and links to keep, sorted bytewise.
     pub fn paths(&self) -> impl Iterator<Item = &EntryPath> {
         self.entries.iter()
