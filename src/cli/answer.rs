@@ -22,7 +22,7 @@ use crate::image::candidate::{Contents, Shown};
 use crate::image::{ImageError, Inspection, Unverified};
 use crate::install::{Done, InstallError, Plan, describe};
 use crate::machine::{Machine, MachineError};
-use crate::report::{ExitCode, Refusal, printable};
+use crate::report::{ExitCode, Refusal, harmless, printable};
 use crate::slots::{Slot, TransitionError};
 use crate::status::{SlotStatus, Status};
 use crate::system::SystemError;
@@ -110,7 +110,7 @@ impl Answer {
         let is_quiet = settings.verbosity < 1;
         for notice in &self.notices {
             if !is_quiet || notice.kind.is_refusal() {
-                complain(&printable(&notice.to_string()));
+                complain(&harmless(&notice.to_string()));
             }
         }
         if settings.json {
@@ -260,7 +260,7 @@ impl Answer {
     pub(super) fn first_boot(done: &FirstBoot) -> Self {
         let (human, what) = match done {
             FirstBoot::Settled(None) => (String::new(), "nothing-to-do"),
-            FirstBoot::Settled(Some(message)) => (printable(message), "fell-back"),
+            FirstBoot::Settled(Some(message)) => (harmless(message), "fell-back"),
             FirstBoot::AlreadyDone => (
                 "the configuration was brought over before".into(),
                 "already-done",
@@ -345,7 +345,7 @@ impl Answer {
             lines.push(format!(
                 "{mark} {:<16} {}",
                 check.name,
-                printable(&check.detail)
+                harmless(&check.detail)
             ));
             lines.extend(
                 check
@@ -459,11 +459,11 @@ impl Answer {
 }
 
 fn with_hint(message: &str, hint: &str) -> String {
-    format!("{}\n  {}", printable(message), printable(hint))
+    format!("{}\n  {}", harmless(message), harmless(hint))
 }
 
 fn entry_line(entry: &Entry) -> String {
-    format!("#{} {}", entry.number, printable(&entry.message))
+    format!("#{} {}", entry.number, harmless(&entry.message))
 }
 
 /// Our own types: maps with text keys and nothing that JSON cannot say.
@@ -552,7 +552,7 @@ impl Failure {
         match &*self.refusals {
             [] => match self.hint {
                 Some(hint) => complain(&with_hint(&self.message, hint)),
-                None => complain(&printable(&self.message)),
+                None => complain(&harmless(&self.message)),
             },
             // One refusal is the end of the message's chain; what stands before it is worth telling.
             [one] => complain(&with_hint(&self.message, &one.hint)),
