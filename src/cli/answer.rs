@@ -22,7 +22,7 @@ use crate::image::candidate::{Contents, Shown};
 use crate::image::{ImageError, Inspection, Unverified};
 use crate::install::{Done, InstallError, Plan, describe};
 use crate::machine::{Machine, MachineError};
-use crate::report::{ExitCode, Refusal, harmless, printable};
+use crate::report::{ExitCode, Reason, Refusal, harmless, printable};
 use crate::slots::{Slot, TransitionError};
 use crate::status::{SlotStatus, Status};
 use crate::system::SystemError;
@@ -321,8 +321,16 @@ impl Answer {
                 Outcome::Refused(error) => {
                     code = error.reason().exit_code();
                     let why = describe(error);
+                    let hint = match error.reason() {
+                        Reason::UnknownKey => "a key that is trusted here has to sign it",
+                        Reason::RevokedKey => "whoever signed it is not trusted any more",
+                        Reason::CertificateNotYetValid | Reason::ClockNotSet => {
+                            "set the clock, or apply it when it is valid"
+                        }
+                        _ => "it is damaged or no record at all: get it from its maker again",
+                    };
                     (
-                        format!("a record was refused: {}", printable(&why)),
+                        format!("a record was refused: {}\n  {hint}", printable(&why)),
                         json!({ "outcome": "refused", "reason": to_value(&error.reason()), "message": why }),
                     )
                 }

@@ -12,7 +12,9 @@ const TEST: &str = "sysupgrade-rs -T image.bin";
 pub(super) fn tell(book: &mut Book) {
     file(book);
     rules(book);
+    uboot(book);
     keys(book);
+    revocations(book);
 }
 
 fn file(book: &mut Book) {
@@ -137,6 +139,90 @@ fn rules(book: &mut Book) {
         let end = text.rfind("[[slot]]").unwrap();
         fs::write(path, &text[..end]).unwrap();
     });
+}
+
+/// What a table says instead of `layout = "order"`, of a board with an environment of U-Boot's.
+const SWITCHES: &[(&str, &str)] = &[
+    (
+        "a switch that is the same for both slots",
+        "{ variable = \"boot_part\", values = [\"1\", \"1\"] }",
+    ),
+    (
+        "a switch whose missing value is none of the two",
+        "{ variable = \"boot_part\", values = [\"1\", \"2\"], absent = \"0\" }",
+    ),
+    (
+        "a switch with a variable that stands for two things",
+        "{ variable = \"boot_part\", values = [\"1\", \"2\"], along = { boot_part = \"1\" } }",
+    ),
+    (
+        "a switch with a value that cannot be stored",
+        "{ variable = \"boot_part\", values = [\"1\", \"\"] }",
+    ),
+    (
+        "a switch with a counter that lacks its variable",
+        "{ variable = \"boot_part\", values = [\"1\", \"2\"], counter = { armed = \"upgrade_available\" } }",
+    ),
+];
+
+fn uboot(book: &mut Book) {
+    book.chapter("Boards with an environment of U-Boot's");
+    let uboot = |site: &Site, size: &str| {
+        site.change_board("kind = \"grub-env\"", "kind = \"uboot-env\"");
+        let store = format!("store = [{{ path = \"/flash/env\"{size} }}]");
+        site.change_board("store = [{ path = \"/flash/env\" }]", &store);
+    };
+    for (heading, layout) in SWITCHES {
+        book.told(heading, STATUS, |site| {
+            uboot(site, ", size = 1024");
+            site.change_board("layout = \"order\"", &format!("layout = {layout}"));
+        });
+    }
+    book.told("an environment without its size", STATUS, |site| {
+        uboot(site, "");
+    });
+    book.told("an environment that is none of U-Boot's", STATUS, |site| {
+        uboot(site, ", size = 1024");
+    });
+    let listed = |site: &Site| {
+        site.change_board("kind = \"grub-env\"", "kind = \"uboot-env\"");
+        site.change_board(
+            "store = [{ path = \"/flash/env\" }]",
+            "fw_env_config = \"/etc/fw_env.config\"",
+        );
+    };
+    book.told("no fw_env.config", STATUS, |site| listed(site));
+    book.told("a fw_env.config that names nothing", STATUS, |site| {
+        listed(site);
+        site.write("etc/fw_env.config", "# nothing\n");
+    });
+}
+
+fn revocations(book: &mut Book) {
+    book.chapter("Revocation records");
+    for (heading, file) in [
+        ("a key that is revoked", "delegate-by-root.ucert"),
+        (
+            "two keys that are revoked",
+            "already-revoked-then-new.ucert",
+        ),
+        ("a record by a stranger", "build-by-attacker.ucert"),
+        ("a record that is not valid yet", "not-yet-valid.ucert"),
+        (
+            "a certificate in the place of a record",
+            "certificate-instead.ucert",
+        ),
+        ("bytes that are no record", "garbage.ucert"),
+    ] {
+        book.told(heading, &format!("sysupgrade-rs revoke {file}"), |site| {
+            site.lay_recorded(&format!("revocation/{file}"));
+        });
+    }
+    book.told(
+        "records that are not there",
+        "sysupgrade-rs revoke gone.ucert",
+        |_| {},
+    );
 }
 
 fn keys(book: &mut Book) {
