@@ -85,7 +85,7 @@ impl Stock {
         let tail = fwtool::read(&mut source)?;
         let mut stock = Self { source, tail };
         let says_nothing = stock.tail.metadata.is_none() && stock.tail.signature.is_none();
-        if says_nothing && stock.looks_like()? == UNKNOWN {
+        if says_nothing && stock.looks_like()?.is_none() {
             return Err(ImageError::NotAnImage {
                 problem: "it is neither one of sysupgrade-pack's nor one of OpenWrt's".to_owned(),
             });
@@ -94,13 +94,13 @@ impl Stock {
     }
 
     /// What the payload begins like, in words.
-    fn looks_like(&mut self) -> Result<&'static str, ImageError> {
+    fn looks_like(&mut self) -> Result<Option<&'static str>, ImageError> {
         let mut head = Vec::new();
         rewind(&mut self.source, 0)?;
-        let most = self.tail.payload.min(MAX_MAGIC);
+        let most = self.tail.payload.min(payload::MAX_MAGIC);
         let read = (&mut self.source).take(most).read_to_end(&mut head);
         read.map_err(|source| ImageError::Source { offset: 0, source })?;
-        Ok(looks_like(&head))
+        Ok(payload::looks_like(&head))
     }
 
     /// What the image says of itself **if it is to be believed**.
@@ -108,7 +108,7 @@ impl Stock {
     /// # Errors
     /// [`ImageError`]
     pub(super) fn show(&mut self) -> Result<Contents, ImageError> {
-        let kind = self.looks_like()?;
+        let kind = self.looks_like()?.unwrap_or("unknown");
         let metadata = self.tail.metadata.as_deref();
         let chain = self.tail.signature.as_ref().map(|chunk| &chunk.ucert);
         Ok(Contents {
@@ -192,29 +192,6 @@ fn describe(metadata: Option<Metadata>) -> Contents {
         compat_message: metadata.compat_message,
         ..empty
     }
-}
-
-/// Bytes that tell what a payload looks like.
-const MAX_MAGIC: u64 = 16;
-
-const UNKNOWN: &str = "unknown";
-
-/// What a payload begins like, in words.
-fn looks_like(head: &[u8]) -> &'static str {
-    const KINDS: [(&[u8], &str); 10] = [
-        (b"sysupgrade-", "sysupgrade tar"),
-        (b"hsqs", "squashfs"),
-        (b"\x27\x05\x19\x56", "uImage"),
-        (b"\xd0\x0d\xfe\xed", "FIT"),
-        (b"UBI#", "UBI"),
-        (b"\x31\x18\x10\x06", "UBIFS"),
-        (b"\x1f\x8b", "gzip"),
-        (b"CI", "combined kernel and root"),
-        (b"\xeb\x48", "x86 disk"),
-        (b"\xeb\x63", "x86 disk"),
-    ];
-    let known = KINDS.iter().find(|(magic, _)| head.starts_with(magic));
-    known.map_or(UNKNOWN, |(_, kind)| kind)
 }
 
 /// Length and digest of each part.

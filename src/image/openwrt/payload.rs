@@ -313,6 +313,28 @@ fn read(
     })
 }
 
+/// Bytes that tell what a payload looks like.
+pub(super) const MAX_MAGIC: u64 = 16;
+
+/// What a payload begins like, in words, if nothing of it may be read yet but its first bytes.
+pub(super) fn looks_like(head: &[u8]) -> Option<&'static str> {
+    const KINDS: [(&[u8], &str); 8] = [
+        (tar::PREFIX.as_bytes(), "sysupgrade tar"),
+        (&raw::SQUASHFS, "squashfs"),
+        (&raw::UIMAGE, "uImage"),
+        (&raw::FIT, "FIT"),
+        (&ubi::UBI, "UBI"),
+        (&ubi::UBIFS, "UBIFS"),
+        (&plain::GZIP, "gzip"),
+        (&raw::COMBINED, "combined kernel and root"),
+    ];
+    if disk::is_disk(head) {
+        return Some("x86 disk");
+    }
+    let known = KINDS.iter().find(|(magic, _)| head.starts_with(magic));
+    known.map(|(_, kind)| *kind)
+}
+
 /// True if the two names mean the same part.
 fn same_part(one: &str, other: &str) -> bool {
     let root = |name| matches!(name, "root" | "rootfs");

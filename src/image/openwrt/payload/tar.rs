@@ -20,7 +20,7 @@ use crate::report;
 /// First bytes of every sysupgrade tar.
 pub(super) const MAGIC: &[u8] = b"sysu";
 
-const PREFIX: &str = "sysupgrade-";
+pub(super) const PREFIX: &str = "sysupgrade-";
 const CONTROL: &str = "CONTROL";
 
 /// Most parts in a tar; the image builder knows three.
