@@ -12,7 +12,7 @@ use std::io::{self, Read};
 
 use super::openwrt::{Compat, Stock, StockImage, Target};
 use super::read::{self, Unverified, Verified};
-use super::{ImageError, Manifest};
+use super::{ImageError, Manifest, PartInfo};
 use crate::digest::Digest;
 use crate::report::describe;
 use crate::trust::Trust;
@@ -115,16 +115,21 @@ pub struct Part {
     pub sha256: Digest,
 }
 
+impl Part {
+    fn of(info: &PartInfo) -> Self {
+        Self {
+            name: info.slot_part.clone(),
+            size: info.raw_size,
+            sha256: info.raw_sha256,
+        }
+    }
+}
+
 impl Contents {
     fn of(manifest: &Manifest, signers: &[KeyId]) -> Result<Self, ImageError> {
         let compat = Compat::parse(&manifest.compat).map_err(|error| ImageError::Manifest {
             problem: error.to_string(),
         })?;
-        let parts = manifest.parts.iter().map(|part| Part {
-            name: part.slot_part.clone(),
-            size: part.raw_size,
-            sha256: part.raw_sha256,
-        });
         Ok(Self {
             format: Format::Ours,
             boards: manifest.boards.clone(),
@@ -136,7 +141,7 @@ impl Contents {
             engine: manifest.engine,
             has_config: manifest.config.is_some(),
             signers: signers.to_vec(),
-            parts: parts.collect(),
+            parts: manifest.parts.iter().map(Part::of).collect(),
         })
     }
 }
@@ -179,15 +184,7 @@ impl<R: Read> Image<R> {
         match &mut self.kind {
             Kind::Ours(image) => Ok(image.next_member()?.map(|member| match member {
                 read::Member::Config(bytes) => Member::Config(Box::new(bytes)),
-                read::Member::Part(bytes) => {
-                    let info = bytes.part();
-                    let part = Part {
-                        name: info.slot_part.clone(),
-                        size: info.raw_size,
-                        sha256: info.raw_sha256,
-                    };
-                    Member::Part(part, Box::new(bytes))
-                }
+                read::Member::Part(bytes) => Member::Part(Part::of(bytes.part()), Box::new(bytes)),
             })),
             Kind::Stock(image) => image.next_part(),
         }

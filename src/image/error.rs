@@ -201,8 +201,11 @@ impl ImageError {
     pub fn is_behind_signature(&self) -> bool {
         matches!(
             self,
-            Self::Metadata(_) | Self::Payload(_) | Self::Changed { .. }
-        ) || matches!(self, Self::Trust(TrustError::BelowFloor { .. }))
+            Self::Metadata(_)
+                | Self::Payload(_)
+                | Self::Changed { .. }
+                | Self::Trust(TrustError::BelowFloor { .. })
+        )
     }
 
     /// As a refusal: nothing here can be forced, but the name in front of a stock tar's members.
