@@ -80,6 +80,14 @@ pub struct Wish {
     pub confirm_within: Option<Duration>,
 }
 
+impl Wish {
+    /// True if this refusal is overridden.
+    #[must_use]
+    pub fn forces(&self, refusal: &Refusal) -> bool {
+        self.force && refusal.forceable
+    }
+}
+
 /// What an install did.
 #[derive(Clone, Debug)]
 pub struct Done {

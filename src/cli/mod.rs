@@ -262,9 +262,7 @@ impl Session<'_> {
         let (trust, _) = system::trust_without_machine(&self.root, board.as_ref(), self.now())?;
         let (contents, may_keep, refusal) =
             install::judge(&self.root, board.as_ref(), &trust, image, wish)?;
-        let refusals = refusal
-            .into_iter()
-            .filter(|refusal| !(wish.force && refusal.forceable));
+        let refusals = refusal.into_iter().filter(|refusal| !wish.forces(refusal));
         Ok((contents, may_keep, refusals.collect()))
     }
 
@@ -280,7 +278,7 @@ impl Session<'_> {
         verdict.may_keep = misfit.may_keep();
         let refusal = misfit.refusal(wish);
         let told = |new: &Refusal| verdict.refusals.iter().any(|old| old.reason == new.reason);
-        let refusal = refusal.filter(|new| !(told(new) || wish.force && new.forceable));
+        let refusal = refusal.filter(|new| !(told(new) || wish.forces(new)));
         verdict.refusals.extend(refusal);
         Ok(())
     }

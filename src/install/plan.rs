@@ -91,7 +91,7 @@ pub(super) fn plan(
     let is_kept = keep.is_some() || archive.is_some();
     let compat = is_kept.then(|| misfit.kept_compat().clone());
     let mut config = None;
-    if keep.is_none() && archive.is_none() && !machine.data.is_shared() {
+    if !is_kept && !machine.data.is_shared() {
         // Nothing goes into the carrier; what an earlier run has left there must be removed.
         refusals.extend(no_room_in_carrier(machine, 0)?);
     }
@@ -148,7 +148,7 @@ pub(super) fn plan(
     refusals.extend(no_room_for_records(machine, &installed)?);
     let (forced, refusals): (Vec<_>, Vec<_>) = refusals
         .into_iter()
-        .partition(|r| wish.force && r.forceable);
+        .partition(|refusal| wish.forces(refusal));
     Ok(Plan {
         installed,
         bytes: contents.parts.iter().map(|part| part.size).sum(),
