@@ -101,6 +101,16 @@ pub struct Boot {
     /// The layout of variables in it.
     #[serde(default)]
     pub layout: Layout,
+    /// Where systemd-boot finds its entries: `loader/entries` on the EFI system partition.
+    #[serde(default)]
+    pub entries: Option<PathBuf>,
+    /// Names of the partitions whose attribute bits the boot loader reads, one a slot, in the order of
+    /// the board file. Their disk is the one place in `store`.
+    #[serde(default)]
+    pub partitions: Option<[String; 2]>,
+    /// The program that reads and writes the boot state, by argv. See [`crate::boot::program`].
+    #[serde(default)]
+    pub program: Vec<String>,
     /// How often a new slot may boot before it is given up.
     #[serde(default = "three")]
     pub tries: u8,
@@ -134,6 +144,12 @@ pub enum BootKind {
     GrubEnv,
     /// A U-Boot environment, single or redundant.
     UbootEnv,
+    /// Names of systemd-boot's entries.
+    SystemdBoot,
+    /// Attribute bits of GPT partitions, as ChromeOS and Bottlerocket use them.
+    GptAttributes,
+    /// A program of the board's.
+    Program,
 }
 
 /// The longest U-Boot environment. The largest in use fill an erase block of parallel NOR flash,
@@ -763,7 +779,22 @@ impl Board {
         match self.boot.kind {
             BootKind::GrubEnv => self.check_grub_env()?,
             BootKind::UbootEnv => self.check_uboot_env()?,
+            BootKind::SystemdBoot => {
+                if self.boot.entries.is_none() {
+                    return breach(
+                        "boot",
+                        "systemd-boot needs `entries`, the directory with them",
+                    );
+                }
+            }
+            BootKind::GptAttributes => self.check_gpt_attributes()?,
+            BootKind::Program => {
+                if self.boot.program.is_empty() {
+                    return breach("boot", "a program needs `program`, its argv");
+                }
+            }
         }
+        self.check_boot_keys()?;
         self.check_data()?;
         self.check_places()
     }
@@ -805,6 +836,64 @@ impl Board {
             );
         }
         Ok(())
+    }
+
+    /// One disk, and a partition a slot.
+    fn check_gpt_attributes(&self) -> Result<(), Breach> {
+        let [store] = self.boot.store.as_slice() else {
+            let count = self.boot.store.len();
+            return breach("boot.store", format!("{count} places, there is one disk"));
+        };
+        if !matches!(store.place, Place::Path(_)) || store.offset != 0 || store.size.is_some() {
+            return breach(
+                "boot.store.0",
+                "a partition table is on a whole disk: `path` alone",
+            );
+        }
+        match &self.boot.partitions {
+            Some([a, b]) if a != b => Ok(()),
+            Some(_) => breach("boot.partitions", "both slots have the same partition"),
+            None => breach("boot", "gpt-attributes needs `partitions`, one name a slot"),
+        }
+    }
+
+    /// What one kind of boot loader has, another one does not look at.
+    fn check_boot_keys(&self) -> Result<(), Breach> {
+        let boot = &self.boot;
+        let variables = matches!(boot.kind, BootKind::GrubEnv | BootKind::UbootEnv);
+        let keys = [
+            (
+                "boot.entries",
+                boot.entries.is_some(),
+                boot.kind == BootKind::SystemdBoot,
+            ),
+            (
+                "boot.partitions",
+                boot.partitions.is_some(),
+                boot.kind == BootKind::GptAttributes,
+            ),
+            (
+                "boot.program",
+                !boot.program.is_empty(),
+                boot.kind == BootKind::Program,
+            ),
+            (
+                "boot.store",
+                !boot.store.is_empty(),
+                variables || boot.kind == BootKind::GptAttributes,
+            ),
+            ("boot.layout", boot.layout != Layout::Order, variables),
+            (
+                "boot.fw_env_config",
+                boot.fw_env_config.is_some(),
+                boot.kind == BootKind::UbootEnv,
+            ),
+        ];
+        let idle = keys.into_iter().find(|(_, said, used)| *said && !used);
+        match idle {
+            Some((at, ..)) => breach(at, "this kind of boot loader does not use this key"),
+            None => Ok(()),
+        }
     }
 
     /// U-Boot has one environment or two equal copies.
@@ -1367,7 +1456,7 @@ store = [
         assert_refused(
             &text,
             "lilo",
-            "unknown variant `lilo`, expected `grub-env` or `uboot-env`",
+            "unknown variant `lilo`, expected one of `grub-env`, `uboot-env`, `systemd-boot`, `gpt-attributes`, `program`",
         );
         let text = changed("kind = \"file\"", "kind = \"tape\"");
         assert_refused(&text, "tape", "unknown variant `tape`");

@@ -8,7 +8,9 @@ use std::rc::Rc;
 use thiserror::Error;
 
 use crate::board::{self, Board, BoardError, BootKind, Place, Running, Unsigned};
-use crate::boot::{BootError, Bootloader, GrubEnv, UbootEnv, fw_env_config};
+use crate::boot::{
+    BootError, Bootloader, GptAttributes, GrubEnv, Program, SystemdBoot, UbootEnv, fw_env_config,
+};
 use crate::data::{Data, DataError};
 use crate::files::{self, FileError, below};
 use crate::flash::{self, Chips, Kernel};
@@ -205,20 +207,35 @@ pub fn running_slot(root: &Path, board: &Board) -> Result<Slot, SystemError> {
 /// The boot environment; it is opened when it is read or written.
 #[must_use]
 pub fn boot(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Box<dyn Bootloader> {
+    let store = board.boot.store.first();
+    let path = match store.map(|store| &store.place) {
+        Some(Place::Path(path)) => below(root, path),
+        // Refused when the board file was read, where it matters.
+        _ => PathBuf::new(),
+    };
     match board.boot.kind {
         BootKind::GrubEnv => {
-            let store = board.boot.store.first();
-            let path = match store.map(|store| &store.place) {
-                Some(Place::Path(path)) => below(root, path),
-                // Refused when the board file was read.
-                _ => PathBuf::new(),
-            };
             let offset = store.map_or(0, |store| store.offset);
             Box::new(GrubEnv::new(path, slot_names(board)).at(offset))
         }
         BootKind::UbootEnv => {
             let (root, board, chips) = (root.to_owned(), board.clone(), Rc::clone(chips));
             Box::new(Late(move || uboot_env(&root, &board, &chips)))
+        }
+        BootKind::SystemdBoot => {
+            let entries = board.boot.entries.as_deref().unwrap_or(Path::new(""));
+            Box::new(SystemdBoot::new(below(root, entries), slot_names(board)))
+        }
+        BootKind::GptAttributes => {
+            let partitions = board.boot.partitions.clone().unwrap_or_default();
+            Box::new(GptAttributes::new(path, partitions))
+        }
+        BootKind::Program => {
+            let [program, arguments @ ..] = board.boot.program.as_slice() else {
+                return Box::new(Program::new(path, Vec::new(), slot_names(board)));
+            };
+            let program = below(root, Path::new(program));
+            Box::new(Program::new(program, arguments.to_vec(), slot_names(board)))
         }
     }
 }
@@ -247,6 +264,14 @@ impl<F: Fn() -> Result<UbootEnv, BootError>> Bootloader for Late<F> {
 
     fn store(&mut self, state: &BootState) -> Result<(), BootError> {
         self.0()?.store(state)
+    }
+
+    fn flaws(&mut self) -> Result<Vec<String>, BootError> {
+        self.0()?.flaws()
+    }
+
+    fn repair(&mut self, state: &BootState) -> Result<Vec<String>, BootError> {
+        self.0()?.repair(state)
     }
 }
 

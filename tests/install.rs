@@ -467,6 +467,14 @@ impl Bootloader for Remembering {
         self.inner.load()
     }
 
+    fn flaws(&mut self) -> Result<Vec<String>, BootError> {
+        self.inner.flaws()
+    }
+
+    fn repair(&mut self, state: &BootState) -> Result<Vec<String>, BootError> {
+        self.inner.repair(state)
+    }
+
     fn store(&mut self, state: &BootState) -> Result<(), BootError> {
         self.stored.borrow_mut().push(*state);
         self.inner.store(state)
@@ -637,6 +645,14 @@ struct Forgetful(Box<dyn Bootloader>);
 impl Bootloader for Forgetful {
     fn load(&mut self) -> Result<BootState, BootError> {
         self.0.load()
+    }
+
+    fn flaws(&mut self) -> Result<Vec<String>, BootError> {
+        self.0.flaws()
+    }
+
+    fn repair(&mut self, state: &BootState) -> Result<Vec<String>, BootError> {
+        self.0.repair(state)
     }
 
     fn store(&mut self, state: &BootState) -> Result<(), BootError> {

@@ -94,6 +94,14 @@ impl Bootloader for GrubEnv {
         let new = block.encode(&self.path)?;
         write_and_prove(&file, self.offset, &old, &new)
     }
+
+    fn flaws(&mut self) -> Result<Vec<String>, BootError> {
+        self.load().map(|_| Vec::new())
+    }
+
+    fn repair(&mut self, state: &BootState) -> Result<Vec<String>, BootError> {
+        self.store(state).map(|()| Vec::new())
+    }
 }
 
 fn damaged(path: &Path, problem: impl Into<String>) -> BootError {

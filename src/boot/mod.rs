@@ -4,10 +4,13 @@
 //! preserves what it does not know byte for byte. What the state *means* is in [`crate::slots`].
 
 pub mod fw_env_config;
+pub mod gpt_attributes;
 mod grub_env;
 mod layout;
 mod order;
+pub mod program;
 pub mod switch;
+pub mod systemd_boot;
 pub mod uboot_env;
 
 use std::path::PathBuf;
@@ -18,7 +21,10 @@ use crate::files::{FileError, InPlace};
 use crate::flash::FlashError;
 use crate::slots::BootState;
 
+pub use gpt_attributes::GptAttributes;
 pub use grub_env::GrubEnv;
+pub use program::Program;
+pub use systemd_boot::SystemdBoot;
 pub use uboot_env::UbootEnv;
 
 /// The boot loader's memory.
@@ -36,6 +42,21 @@ pub trait Bootloader {
     /// # Errors
     /// [`BootError`]; the old state may or may not have been replaced.
     fn store(&mut self, state: &BootState) -> Result<(), BootError>;
+
+    /// What is damaged although the state can be read, a sentence each; the next
+    /// [`store`](Self::store) mends it. An upgrade tells, and stores before it relies on any of it.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    fn flaws(&mut self) -> Result<Vec<String>, BootError>;
+
+    /// Makes the store whole with this state, whatever it holds now; somebody has asked for that.
+    /// What can be read of everything else in it is kept. Returns what was done, a sentence each.
+    ///
+    /// # Errors
+    /// [`BootError`] when the medium fails, or what the boot loader needs beside the state is lost and
+    /// nowhere to be had; then nothing was written.
+    fn repair(&mut self, state: &BootState) -> Result<Vec<String>, BootError>;
 }
 
 /// Why a boot environment could not be read or written.
@@ -75,6 +96,14 @@ pub enum BootError {
         /// What is wrong with it.
         problem: String,
     },
+    /// It is damaged, and what the boot loader needs to start at all is in no other place.
+    #[error("{}: cannot be repaired: {problem}", path.display())]
+    Irreparable {
+        /// The store.
+        path: PathBuf,
+        /// What is missing, lower case, no full stop.
+        problem: String,
+    },
     /// The variables do not fit into the store.
     #[error("{}: the environment does not fit: {need} bytes, there is room for {room}", path.display())]
     Full {
@@ -95,6 +124,7 @@ impl BootError {
             Self::File(error) => error.hint().unwrap_or(EXAMINE),
             Self::Flash(_) | Self::Damaged { .. } => EXAMINE,
             Self::Config { .. } => "correct this line: U-Boot's own tools read it, too",
+            Self::Irreparable { .. } => "write the environment of the factory image",
             Self::Full { .. } => "remove variables that nobody needs with fw_setenv",
             // Says so itself.
             Self::Variable { .. } => return None,

@@ -494,6 +494,14 @@ impl Bootloader for UbootEnv {
             }
         })
     }
+
+    fn flaws(&mut self) -> Result<Vec<String>, BootError> {
+        self.load().map(|_| Vec::new())
+    }
+
+    fn repair(&mut self, state: &BootState) -> Result<Vec<String>, BootError> {
+        self.store(state).map(|()| Vec::new())
+    }
 }
 
 impl Place {

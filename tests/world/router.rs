@@ -177,6 +177,7 @@ impl Router {
                 let names = self.names();
                 UbootEnv::format::<NativeEndian>(names, &BootState::FACTORY, &others, size, copies)?
             }
+            kind => return Err(format!("no model boots {kind:?}").into()),
         };
         for (store, copy) in boot.store.iter().zip(copies) {
             let Place::Path(path) = &store.place else {
