@@ -42,6 +42,12 @@ pub struct Board {
     /// How the configuration of a slot is kept.
     #[serde(default)]
     pub config: Config,
+    /// How a new system is found to work.
+    #[serde(default)]
+    pub health: Health,
+    /// What resets the machine when the system on trial hangs.
+    #[serde(default)]
+    pub watchdog: Option<Watchdog>,
     /// The two slots.
     #[serde(rename = "slot", deserialize_with = "two_slots")]
     pub slots: [SlotSpec; 2],
@@ -433,6 +439,57 @@ pub struct Config {
     pub scope: Scope,
 }
 
+/// `[health]`: what a new system has to do before it is kept. See [`crate::health`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Health {
+    /// Directory of the checks. One that is empty or missing finds nothing to be good.
+    pub checks: PathBuf,
+    /// How long one check may run.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+    /// The pause before checks that failed are run again.
+    #[serde(deserialize_with = "duration")]
+    pub retry: Duration,
+    /// How long after the guard began all must have passed; otherwise the machine goes back.
+    #[serde(deserialize_with = "duration")]
+    pub within: Duration,
+    /// The guard confirms when all have passed. Otherwise somebody has to, too.
+    pub confirm: bool,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            checks: "/lib/sysupgrade-rs/health.d".into(),
+            timeout: Duration::from_secs(30),
+            retry: Duration::from_secs(5),
+            within: Duration::from_secs(180),
+            confirm: true,
+        }
+    }
+}
+
+/// `[watchdog]`: the timer in hardware that resets a machine on trial unless the guard feeds it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Watchdog {
+    /// The device.
+    pub device: PathBuf,
+    /// How long it waits to be fed. A driver that cannot wait so long keeps its own time.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+}
+
+impl Default for Watchdog {
+    fn default() -> Self {
+        Self {
+            device: "/dev/watchdog".into(),
+            timeout: Duration::from_secs(60),
+        }
+    }
+}
+
 /// Which files of a configuration travel to the next version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -795,6 +852,7 @@ impl Board {
             }
         }
         self.check_boot_keys()?;
+        self.check_health()?;
         self.check_data()?;
         self.check_places()
     }
@@ -893,6 +951,21 @@ impl Board {
         match idle {
             Some((at, ..)) => breach(at, "this kind of boot loader does not use this key"),
             None => Ok(()),
+        }
+    }
+
+    /// A watchdog that is fed once and never again has to give a system the time to start.
+    fn check_health(&self) -> Result<(), Breach> {
+        const SHORTEST: Duration = Duration::from_secs(5);
+        match &self.watchdog {
+            Some(watchdog) if watchdog.timeout < SHORTEST => breach(
+                "watchdog.timeout",
+                format!(
+                    "{} s are too short for a system to start, 5 s and more are possible",
+                    watchdog.timeout.as_secs()
+                ),
+            ),
+            _ => Ok(()),
         }
     }
 
@@ -1411,6 +1484,46 @@ store = [
         assert_eq!(board.boot.tries, 3);
         assert_eq!(board.boot.confirm_within, Duration::from_secs(600));
         assert_eq!(board.boot.reboot, ["reboot"]);
+        let health = Health {
+            checks: "/lib/sysupgrade-rs/health.d".into(),
+            timeout: Duration::from_secs(30),
+            retry: Duration::from_secs(5),
+            within: Duration::from_secs(180),
+            confirm: true,
+        };
+        assert_eq!(board.health, health);
+        assert_eq!(board.watchdog, None);
+        let board = Board::parse(&format!("{text}\n[watchdog]\n"), "b.toml");
+        let watchdog = Watchdog {
+            device: "/dev/watchdog".into(),
+            timeout: Duration::from_secs(60),
+        };
+        assert_eq!(board.expect("a watchdog").watchdog, Some(watchdog));
+    }
+
+    #[test]
+    fn a_part_of_the_health_keys_leaves_the_others_as_they_are() {
+        let text = format!("{VIRTUAL}\n[health]\nwithin = \"20s\"\nconfirm = false\n");
+        let health = Board::parse(&text, "b.toml").expect("good keys").health;
+        let expected = Health {
+            within: Duration::from_secs(20),
+            confirm: false,
+            ..Health::default()
+        };
+        assert_eq!(health, expected);
+        for line in ["within = \"soon\"", "retries = 3", "timeout = \"0s\""] {
+            let text = format!("{VIRTUAL}\n[health]\n{line}\n");
+            let error = Board::parse(&text, "b.toml").expect_err(line).to_string();
+            let last = text.lines().count();
+            assert!(error.starts_with(&format!("b.toml:{last}: ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_watchdog_that_no_system_could_start_under_is_refused() {
+        let text = format!("{VIRTUAL}\n[watchdog]\ntimeout = \"4s\"\n");
+        let problem = "4 s are too short for a system to start";
+        assert_refused(&text, "timeout = \"4s\"", problem);
     }
 
     #[test]

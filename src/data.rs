@@ -8,6 +8,8 @@
 //!   this machine accepts
 //! what happened                        history.jsonl, the      sysupgrade_last, one
 //!                                      last 100 entries
+//! what worked when the last install    health.json             sysupgrade_health, as far
+//!   began                                                      as it has room
 //! the configuration on its way into    archive-b.tar.gz        the carrier of slot b
 //!   slot b, until that is confirmed
 //! ```
@@ -20,7 +22,7 @@
 //! The order of the writes is the same for both:
 //!
 //! ```text
-//! install    target unbootable | record: writing | parts | archive | record: archive | COMMIT | entry
+//! install    target unbootable | health, record: writing | parts | archive | record: archive | COMMIT | entry
 //! first boot archive read, configuration applied | record: trial, entry
 //! confirm    BOOT STATE: good | archive removed | floor, record: good, entry
 //! going back record: failed, entry | BOOT STATE: unbootable
@@ -46,6 +48,7 @@ use crate::boot::BootError;
 use crate::digest::Digest;
 use crate::files::{FileError, below};
 use crate::flash::{Chips, FlashError};
+use crate::health::Before;
 use crate::image::openwrt::Compat;
 use crate::report::{Cost, ExitCode, Reason};
 
@@ -160,6 +163,8 @@ pub struct Entry {
 pub struct Update<'a> {
     /// Raises the floor; a lower number changes nothing.
     pub floor: Option<u64>,
+    /// What works now, as an install begins.
+    pub before: Option<&'a Before>,
     /// What is in these slots.
     pub installed: Vec<(&'a str, &'a Installed)>,
     /// What happened; its number is given when it is recorded.
@@ -408,6 +413,17 @@ impl Data {
         }
     }
 
+    /// What was so when the last install began; nothing where none has recorded it.
+    ///
+    /// # Errors
+    /// When it cannot be read or is damaged.
+    pub fn before(&self) -> Result<Before, DataError> {
+        match &self.shelf {
+            Shelf::Shared(directory) => directory.before(),
+            Shelf::Apart { records, .. } => records.before(),
+        }
+    }
+
     /// What happened, oldest first; in a boot environment the last of it. An entry that does not parse
     /// (written by another version) is left out.
     ///
@@ -434,6 +450,9 @@ impl Data {
             && security > directory.floor()?
         {
             directory.set_floor(security)?;
+        }
+        if let Some(before) = update.before {
+            directory.set_before(before)?;
         }
         for (slot, installed) in &update.installed {
             directory.set_installed(slot, installed)?;

@@ -42,6 +42,7 @@ use crate::data::{ArchiveRef, Entry, Installed, Stage, Update, What};
 use crate::digest::{Hasher, Hashing};
 use crate::files::{self, FileError};
 use crate::flash::{Device, FlashError, Written};
+use crate::health::Before;
 use crate::image::ImageError;
 use crate::image::candidate::{Candidate, Contents, Image, Member, skip};
 use crate::image::openwrt::Target;
@@ -116,6 +117,8 @@ pub struct Upgrade<'a> {
     pub parts: Parts,
     /// What the caller wants.
     pub wish: Wish,
+    /// What works now, for the new system to be judged by.
+    pub before: Before,
     /// Who is told, and whether to go on.
     pub watch: Watch<'a>,
 }
@@ -330,6 +333,7 @@ fn write<R: Read>(
     let Upgrade {
         machine,
         parts,
+        before,
         watch,
         ..
     } = upgrade;
@@ -344,6 +348,7 @@ fn write<R: Read>(
         .iter()
         .map(|factory| (machine.name(running), factory));
     machine.data.record(&Update {
+        before: Some(before),
         installed: factory
             .chain([(machine.name(target), &installed)])
             .collect(),

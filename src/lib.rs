@@ -38,6 +38,7 @@ pub mod doctor;
 pub mod files;
 pub mod first_boot;
 pub mod flash;
+pub mod health;
 pub mod image;
 pub mod install;
 pub mod machine;

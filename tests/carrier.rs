@@ -447,6 +447,7 @@ fn what_is_recorded_together_is_one_store_of_the_environment_and_short() {
     let before = erases();
     let update = Update {
         floor: Some(1),
+        before: None,
         installed: vec![("b", &installed)],
         entry: Some(entry),
     };

@@ -19,6 +19,7 @@ use sysupgrade_rs::data::Update;
 use sysupgrade_rs::files::trace::{self, Op};
 use sysupgrade_rs::first_boot::FirstBootError;
 use sysupgrade_rs::flash::{Device, FlashError, Written};
+use sysupgrade_rs::health::Before;
 use sysupgrade_rs::install::{self, Done, InstallError, Parts, Upgrade, Watch, Wish};
 use sysupgrade_rs::machine::Machine;
 use sysupgrade_rs::report::{Event, ExitCode, Phase, Reason};
@@ -95,6 +96,7 @@ impl<'a> Run<'a> {
             parts,
             machine,
             wish: self.wish,
+            before: Before::default(),
             watch: Watch::new(&mut *self.tell, self.stop),
         };
         install::install(&mut upgrade, image)

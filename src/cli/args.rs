@@ -81,8 +81,10 @@ pub enum Command {
         /// What comes after the boot environment is written.
         reboot: Reboot,
     },
-    /// Wait for the confirmation of a trial, and go back without one.
+    /// Watch over a trial: keep a system that works, or go back.
     Guard,
+    /// Run the health checks once.
+    Health,
     /// Show what an image says of itself.
     Inspect {
         /// As in `Install`.
@@ -431,8 +433,10 @@ enum CommandWord {
         #[command(flatten)]
         reboot: RebootWords,
     },
-    /// Go back by itself unless the trial is confirmed in time
+    /// Watch over a trial: keep a system that works, or go back
     Guard,
+    /// Run the health checks once
+    Health,
     /// Show what an image says of itself
     Inspect {
         /// A path, - for standard input, or an http:// or https:// address
@@ -710,6 +714,7 @@ impl CommandWord {
                 reboot: reboot.meaning()?,
             },
             Self::Guard => Command::Guard,
+            Self::Health => Command::Health,
             Self::Inspect { image } => Command::Inspect {
                 image: image_word(image)?,
             },
@@ -889,6 +894,7 @@ mod tests {
                 },
             ),
             ("guard", Command::Guard),
+            ("health", Command::Health),
             ("inspect i", Command::Inspect { image: image() }),
             ("doctor", Command::Doctor),
             ("history", Command::History),

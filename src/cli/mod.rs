@@ -9,6 +9,7 @@ mod answer;
 pub mod args;
 mod ask;
 mod config;
+mod health;
 mod paint;
 pub mod progress;
 mod report;
@@ -35,6 +36,7 @@ use crate::data::What;
 use crate::files::below;
 use crate::files::{FileError, NewFile};
 use crate::first_boot::first_boot;
+use crate::health::Before;
 use crate::image::ImageError;
 use crate::image::candidate::{Candidate, Contents};
 use crate::image::openwrt::Stock;
@@ -137,6 +139,7 @@ impl Session<'_> {
             Command::Confirm => self.confirm(),
             Command::Rollback { reboot } => self.rollback(reboot),
             Command::Guard => self.guard(),
+            Command::Health => self.health(),
             Command::Inspect { image } => self.inspect(&image),
             Command::Revoke { file } => self.revoke(&file),
             Command::Doctor => Ok(Answer::checks(&doctor::examine(
@@ -194,6 +197,7 @@ impl Session<'_> {
         // Whoever watches the status file is told of what is no image at all, too.
         let image = image.inspect_err(|failure| self.tell_end(failure))?;
         let done = self.upgrade(&mut machine, image, &wish, |upgrade, image| {
+            health::look_before(upgrade)?;
             install::install(upgrade, image)
         })?;
         Ok(Answer::installed(&done, Self::delay(&machine, reboot)))
@@ -375,6 +379,7 @@ impl Session<'_> {
             trust,
             parts,
             wish: wish.clone(),
+            before: Before::default(),
             watch,
         };
         let result = work(&mut upgrade, image).map_err(Failure::from);

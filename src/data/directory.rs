@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::{DataError, Entry, Installed, MODE, parse, to_line};
 use crate::files::{self, NewFile};
+use crate::health::Before;
 
 /// Entries that history keeps.
 const HISTORY: usize = 100;
@@ -86,6 +87,29 @@ impl Directory {
     pub(super) fn set_floor(&self, security: u64) -> Result<(), DataError> {
         let text = format!("{security}\n");
         Ok(files::replace(&self.floor_file(), text.as_bytes(), MODE)?)
+    }
+
+    fn health_file(&self) -> PathBuf {
+        self.dir.join("health.json")
+    }
+
+    pub(super) fn before(&self) -> Result<Before, DataError> {
+        let path = self.health_file();
+        match files::read_if_exists(&path, MAX_RECORD)? {
+            Some(bytes) => parse(path.display(), &bytes),
+            None => Ok(Before::default()),
+        }
+    }
+
+    /// Written only where it is something new: most boards never have anything to say here.
+    pub(super) fn set_before(&self, before: &Before) -> Result<(), DataError> {
+        if self.before().is_ok_and(|recorded| recorded == *before) {
+            return Ok(());
+        }
+        let path = self.health_file();
+        let mut text = to_line(path.display(), before)?;
+        text.push('\n');
+        Ok(files::replace(&path, text.as_bytes(), MODE)?)
     }
 
     pub(super) fn history(&self) -> Result<Vec<Entry>, DataError> {

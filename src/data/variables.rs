@@ -5,18 +5,23 @@
 //! sysupgrade_slot_a     what is in slot a: an `Installed` as JSON
 //! sysupgrade_slot_b     and in slot b
 //! sysupgrade_last       what happened last: an `Entry` as JSON
+//! sysupgrade_health     what worked when the last install began: a `Before` as JSON
 //! ```
 //!
 //! An environment is small, and flash that wears: each store replaces one copy of it as a whole. So
 //! what is recorded together is stored together, texts are cut to [`MAX_TEXT`], history is one
-//! entry, and an image that was refused is no entry at all: who asked was told.
+//! entry, and an image that was refused is no entry at all: who asked was told. What worked is kept as
+//! far as it leaves room for all else at its longest: it is the last thing to be worth a refusal.
 
-use super::{DataError, Entry, Installed, Update, What, parse, to_line};
+use super::{ArchiveRef, DataError, Entry, Installed, Update, What, parse, to_line};
 use crate::boot::BootError;
 use crate::boot::uboot_env::{Environment, UbootEnv};
+use crate::digest::Digest;
+use crate::health::Before;
 
 const FLOOR: &str = "sysupgrade_floor";
 const LAST: &str = "sysupgrade_last";
+const HEALTH: &str = "sysupgrade_health";
 
 fn slot_variable(slot: &str) -> String {
     format!("sysupgrade_slot_{slot}")
@@ -25,6 +30,12 @@ fn slot_variable(slot: &str) -> String {
 /// Bytes that a note or message may have as JSON. The smallest environments have 8 KiB, half of it
 /// taken; three texts of these are no matter there.
 const MAX_TEXT: usize = 200;
+
+/// Bytes that the record of what worked may have, the first of these that has room.
+const HEALTH_SIZES: [usize; 2] = [1024, 256];
+
+/// A record that says nothing.
+const NOTHING: &str = "{}";
 
 /// The environment; the boot state is in it, too, and is not touched here.
 pub(super) struct Variables {
@@ -52,6 +63,12 @@ impl Variables {
         floor(&self.open()?.variables()?)
     }
 
+    pub(super) fn before(&self) -> Result<Before, DataError> {
+        let env = self.open()?.variables()?;
+        env.get(HEALTH)
+            .map_or_else(|| Ok(Before::default()), |bytes| parse(HEALTH, bytes))
+    }
+
     /// One entry at most. One that does not parse (written by another version) is left out.
     pub(super) fn history(&self) -> Result<Vec<Entry>, DataError> {
         Ok(last(&self.open()?.variables()?).into_iter().collect())
@@ -60,15 +77,56 @@ impl Variables {
     /// Records all of it in one store of the environment: a cut leaves the old records or the new ones.
     pub(super) fn record(&self, update: &Update<'_>) -> Result<(), DataError> {
         let env = self.open()?.variables()?;
-        let changes = changes(update, floor(&env)?, last(&env))?;
+        let mut changes = changes(update, floor(&env)?, last(&env))?;
+        if let Some(before) = update.before {
+            changes.extend(self.health(before, &update.installed, &env)?);
+        }
         match changes.is_empty() {
             true => Ok(()),
             false => Ok(self.open()?.change(&borrowed(&changes))?),
         }
     }
 
+    /// What the record of what worked becomes, beside the other records of an install.
+    fn health(
+        &self,
+        before: &Before,
+        slots: &[(&str, &Installed)],
+        env: &Environment,
+    ) -> Result<Option<Change>, DataError> {
+        // They grow: the archive is not written yet.
+        let longest: Vec<_> = slots
+            .iter()
+            .map(|(slot, installed)| (*slot, with_archive(installed)))
+            .collect();
+        let longest: Vec<_> = longest
+            .iter()
+            .map(|(slot, installed)| (*slot, installed))
+            .collect();
+        let mut value = NOTHING.to_owned();
+        for size in HEALTH_SIZES {
+            let fits = to_line(HEALTH, &before.within(size))?;
+            if self.check_room_with(&longest, Some(&fits)).is_ok() {
+                value = fits;
+                break;
+            }
+        }
+        let old = env.get(HEALTH);
+        let is_known = old.map_or(value == NOTHING, |old| old == value.as_bytes());
+        Ok((!is_known).then(|| (HEALTH.to_owned(), value)))
+    }
+
     /// Complains if the environment has no room for the records of an install, at their longest.
     pub(super) fn check_room(&self, slots: &[(&str, &Installed)]) -> Result<(), DataError> {
+        self.check_room_with(slots, None)
+    }
+
+    /// With the record of what worked, which gives way otherwise.
+    fn check_room_with(
+        &self,
+        slots: &[(&str, &Installed)],
+        health: Option<&str>,
+    ) -> Result<(), DataError> {
         let longest = "x".repeat(MAX_TEXT);
         let mut slots: Vec<_> = slots
             .iter()
@@ -81,6 +139,7 @@ impl Variables {
         }
         let update = Update {
             floor: Some(u64::MAX),
+            before: None,
             installed: slots.iter().map(|(slot, new)| (*slot, new)).collect(),
             entry: Some(Entry {
                 number: u64::MAX,
@@ -95,7 +154,22 @@ impl Variables {
                 cost: None,
             }),
         };
-        Ok(self.open()?.check(&borrowed(&changes(&update, 0, None)?))?)
+        let changes = changes(&update, 0, None)?;
+        let mut changes = borrowed(&changes);
+        changes.push((HEALTH, health));
+        Ok(self.open()?.check(&changes)?)
+    }
+}
+
+/// As long as it becomes when the configuration is saved.
+fn with_archive(installed: &Installed) -> Installed {
+    let longest = ArchiveRef {
+        size: u64::MAX,
+        sha256: Digest::of(b""),
+    };
+    Installed {
+        archive: Some(longest),
+        ..installed.clone()
     }
 }
 

@@ -50,7 +50,9 @@ impl<'a> Watch<'a> {
         (self.tell)(Event::Notice(text));
     }
 
-    pub(super) fn stopped(&self) -> bool {
+    /// True once somebody asked to stop.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 

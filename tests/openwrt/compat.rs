@@ -13,6 +13,7 @@ use sysupgrade_rs::config::apply::reports;
 use sysupgrade_rs::config::report::NoticeKind;
 use sysupgrade_rs::config::restore::{Restored, restore};
 use sysupgrade_rs::data::Installed;
+use sysupgrade_rs::health::Before;
 use sysupgrade_rs::install::{self, InstallError, Plan, Upgrade, Watch, Wish};
 use sysupgrade_rs::machine::Identity;
 use sysupgrade_rs::system;
@@ -80,6 +81,7 @@ fn upgrade<T>(
         parts: system::open_parts(&machine, machine.target()),
         machine: &mut machine,
         wish,
+        before: Before::default(),
         watch: Watch::new(&mut tell, &stop),
     };
     Ok(work(&mut upgrade)?)

@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 use flate2::read::GzDecoder;
 use serde_json::Value;
 use sysupgrade_rs::data::Update;
+use sysupgrade_rs::health::Before;
 use sysupgrade_rs::image::ImageError;
 use sysupgrade_rs::image::candidate::Candidate;
 use sysupgrade_rs::image::openwrt::Stock;
@@ -312,6 +313,7 @@ fn install(site: &Site, source: Changing) -> Result<std::result::Result<Done, In
         parts: system::open_parts(&machine, machine.target()),
         machine: &mut machine,
         wish: Wish::default(),
+        before: Before::default(),
         watch: Watch::new(&mut tell, &stop),
     };
     let stock = match Stock::open(source) {

@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicBool;
 use sysupgrade_rs::data::What;
 use sysupgrade_rs::files;
 use sysupgrade_rs::first_boot::{self, FirstBootError};
+use sysupgrade_rs::health::Before;
 use sysupgrade_rs::image::{self, Encoding};
 use sysupgrade_rs::install::{self, Done, InstallError, Plan, Upgrade, Watch, Wish};
 use sysupgrade_rs::machine::{Lock, Machine, MachineError};
@@ -231,6 +232,7 @@ fn upgrade<T>(
             keep,
             ..Wish::default()
         },
+        before: Before::default(),
         watch: Watch::new(&mut tell, &stop),
     };
     Ok(work(&mut upgrade)?)
