@@ -908,10 +908,22 @@ impl Board {
                 "a partition table is on a whole disk: `path` alone",
             );
         }
-        match &self.boot.partitions {
-            Some([a, b]) if a != b => Ok(()),
-            Some(_) => breach("boot.partitions", "both slots have the same partition"),
-            None => breach("boot", "gpt-attributes needs `partitions`, one name a slot"),
+        let Some(names) = &self.boot.partitions else {
+            return breach("boot", "gpt-attributes needs `partitions`, one name a slot");
+        };
+        // 36 units of UTF-16 are in the table.
+        if let Some(name) = names
+            .iter()
+            .find(|name| !(1..=36).contains(&name.encode_utf16().count()))
+        {
+            return breach(
+                "boot.partitions",
+                format!("`{name}` is no name for a partition: 1 to 36 letters"),
+            );
+        }
+        match names {
+            [a, b] if a == b => breach("boot.partitions", "both slots have the same partition"),
+            _ => Ok(()),
         }
     }
 
@@ -1739,6 +1751,47 @@ store = [
         let text =
             changed("name = \"a\"", "name = \"slot1\"").replace("name = \"b\"", "name = \"slot2\"");
         Board::parse(&text, "b.toml").expect("one letter differs");
+    }
+
+    /// The virtual board with this boot loader, and no layout.
+    fn boot(keys: &str) -> String {
+        let grub = "kind = \"grub-env\"\nstore = [{ path = \"/flash/env\" }]\nlayout = \"order\"";
+        changed(grub, keys)
+    }
+
+    #[test]
+    fn attribute_bits_are_those_of_two_partitions_of_one_whole_disk() {
+        let gpt = |store: &str, partitions: &str| {
+            boot(&format!("kind = \"gpt-attributes\"\n{store}\n{partitions}"))
+        };
+        let disk = "store = [{ path = \"/dev/sda\" }]";
+        let names = "partitions = [\"KERN-A\", \"KERN-B\"]";
+        Board::parse(&gpt(disk, names), "b.toml").expect("a good one");
+        assert_refused(
+            &gpt(disk, ""),
+            "[boot]",
+            "gpt-attributes needs `partitions`",
+        );
+        assert_refused(&gpt("", names), "[boot]", "0 places, there is one disk");
+        for place in ["mtd = \"env\"", "path = \"/dev/sda\", offset = 512"] {
+            let text = gpt(&format!("store = [{{ {place} }}]"), names);
+            assert_refused(
+                &text,
+                place,
+                "a partition table is on a whole disk: `path` alone",
+            );
+        }
+        for (partitions, problem) in [
+            ("[\"K\", \"K\"]", "both slots have the same partition"),
+            ("[\"\", \"K\"]", "`` is no name for a partition"),
+            (
+                "[\"K\", \"1234567890123456789012345678901234567\"]",
+                "`1234567890123456789012345678901234567` is no name",
+            ),
+        ] {
+            let text = gpt(disk, &format!("partitions = {partitions}"));
+            assert_refused(&text, "partitions =", problem);
+        }
     }
 
     #[test]

@@ -429,6 +429,19 @@ impl InPlace {
         self.len == 0
     }
 
+    /// Bytes of a sector (the logical block) of a block device; a file has none.
+    ///
+    /// # Errors
+    /// When the device does not say.
+    pub fn sector_size(&self) -> Result<Option<u32>> {
+        if !self.block_device {
+            return Ok(None);
+        }
+        rustix::fs::ioctl_blksszget(&self.file)
+            .map(Some)
+            .map_err(FileError::at("measure", &self.path))
+    }
+
     /// Fills `bytes` from `offset` on.
     ///
     /// # Errors
