@@ -815,6 +815,35 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Renames within one directory, durably: once there is one name again, it is on the medium.
+///
+/// # Errors
+/// As [`rename`] and [`sync_name`].
+pub fn rename_durably(from: &Path, to: &Path) -> Result<()> {
+    rename(from, to)?;
+    sync_name(to)
+}
+
+/// Returns when a file is on the medium under the name that it has.
+///
+/// The file comes first. FAT has no inodes: an entry of a directory holds the name, the length, and
+/// where the content begins, and Linux fills in the last two of a new name only when it writes the
+/// file back. A directory that is synced before that has the new name, of an empty file, and
+/// not the old one any more.
+///
+/// # Errors
+/// When the medium fails.
+pub fn sync_name(path: &Path) -> Result<()> {
+    room(path)
+        .and_then(|()| File::open(path))
+        .and_then(|file| file.sync_all())
+        .map_err(FileError::at("sync", path))?;
+    record!(Sync {
+        path: path.to_owned()
+    });
+    sync_dir(parent_of(path))
+}
+
 /// Returns when the names in this directory are on the medium.
 ///
 /// # Errors

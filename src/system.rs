@@ -224,7 +224,9 @@ pub fn boot(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Box<dyn Bootlo
         }
         BootKind::SystemdBoot => {
             let entries = board.boot.entries.as_deref().unwrap_or(Path::new(""));
-            Box::new(SystemdBoot::new(below(root, entries), slot_names(board)))
+            let variables = below(root, Path::new("/sys/firmware/efi/efivars"));
+            let entries = below(root, entries);
+            Box::new(SystemdBoot::new(entries, variables, slot_names(board)))
         }
         BootKind::GptAttributes => {
             let partitions = board.boot.partitions.clone().unwrap_or_default();

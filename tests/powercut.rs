@@ -1002,6 +1002,11 @@ fn a_switch_without_a_counter_survives_power_cuts_everywhere() -> Result<()> {
 }
 
 #[test]
+fn entries_of_systemd_boot_survive_power_cuts_everywhere() -> Result<()> {
+    cut_board("systemd-boot", &test_board("systemd-boot")?, Raw::Nor)
+}
+
+#[test]
 #[ignore = "for boards of your own: scripts/cut BOARD.toml"]
 fn a_board_of_your_own_survives_power_cuts_everywhere() -> Result<()> {
     let path = env::var("POWERCUT_BOARD")?;

@@ -52,6 +52,9 @@ pub fn simulated(board: &Board, raw: Raw, seed: u64) -> (Board, Chips) {
     board.boot.running = Running::CommandLine("sysupgrade.slot".to_owned());
     board.boot.reboot = Vec::new();
     board.boot.tries = 3;
+    if let Some(entries) = &mut board.boot.entries {
+        *entries = "/flash/loader/entries".into();
+    }
     if board.boot.fw_env_config.take().is_some() {
         let store = Store {
             place: Place::Path("/flash/env".into()),

@@ -5,7 +5,7 @@
 #![allow(dead_code, unreachable_pub, reason = "no test uses all of it")]
 
 pub mod lived_in;
-mod loader;
+pub mod loader;
 pub mod router;
 pub mod snapshot;
 

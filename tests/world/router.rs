@@ -177,6 +177,7 @@ impl Router {
                 let names = self.names();
                 UbootEnv::format::<NativeEndian>(names, &BootState::FACTORY, &others, size, copies)?
             }
+            BootKind::SystemdBoot => return self.create_entries(),
             kind => return Err(format!("no model boots {kind:?}").into()),
         };
         for (store, copy) in boot.store.iter().zip(copies) {
@@ -192,6 +193,29 @@ impl Router {
             fs::write(path, medium)?;
         }
         Ok(())
+    }
+
+    /// What a builder puts on the EFI system partition: the entry of the first slot, and the texts of
+    /// both.
+    fn create_entries(&self) -> Result<()> {
+        let entries = self.entries()?;
+        fs::create_dir_all(&entries)?;
+        let loader = entries.with_file_name("loader.conf");
+        fs::write(loader, "timeout 0\ndefault sysupgrade-*\n")?;
+        for name in self.names() {
+            let text = format!("linux /{name}/vmlinuz\noptions sysupgrade.slot={name}\n");
+            let copy = entries.with_file_name(format!("sysupgrade-{name}.conf"));
+            fs::write(copy, &text)?;
+            if name == self.name(Slot::First) {
+                fs::write(entries.join(format!("sysupgrade-1-{name}.conf")), &text)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> Result<PathBuf> {
+        let entries = self.board.boot.entries.as_ref();
+        Ok(below(&self.dir, entries.ok_or("a board without entries")?))
     }
 
     /// Power on, as far as it goes. `first_boot` is the command of that name; it says whether the
@@ -216,6 +240,12 @@ impl Router {
         if let Layout::Switch(switch) = &self.board.boot.layout {
             let flash: Rc<dyn Chips> = Rc::clone(&self.flash) as Rc<dyn Chips>;
             return loader::choose(&system::uboot_env(&self.dir, &self.board, &flash)?, switch);
+        }
+        if self.board.boot.kind == BootKind::SystemdBoot {
+            let entry = loader::systemd_boot(&self.entries()?)?;
+            let name = entry.trim_end().rsplit('=').next();
+            let slot = name.and_then(|name| self.board.slot_named(name));
+            return Ok(slot.ok_or_else(|| format!("this boots no slot: {entry}"))?);
         }
         let mut env = self.boot_environment()?;
         let before = env.load()?;
