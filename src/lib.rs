@@ -20,7 +20,8 @@
 //! floor 4   cli/   doctor.rs   system.rs               words <-> calls, all printing | board file -> opened things
 //! floor 3   install.rs   first_boot.rs   trial.rs       the stories: they see traits and values only
 //!           status.rs   machine.rs
-//! floor 2   config/   boot/ -> flash/   data.rs        things with a medium behind them
+//! floor 2   config/   boot/ -> flash/   data.rs        things with a medium, a process or a driver
+//!           health.rs   watchdog.rs                     behind them
 //! floor 1   image/   trust/   slots.rs   board.rs   report.rs   digest.rs   bytes and values in, bytes and values out
 //! floor 0   files.rs   sys.rs                          the operating system
 //! ```
@@ -49,3 +50,4 @@ pub mod sys;
 pub mod system;
 pub mod trial;
 pub mod trust;
+pub mod watchdog;

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
-use rustix::ioctl::opcode::{none, read, write};
+use rustix::ioctl::opcode::{none, read, read_write, write};
 use rustix::ioctl::{Ioctl, IoctlOutput, NoArg, Opcode, Setter};
 
 /// `BLKFLSBUF` of linux/fs.h: `_IO(0x12, 97)`, no argument.
@@ -54,6 +54,65 @@ pub fn start_writeback(file: &File, offset: u64, len: u64) {
     let _ = unsafe {
         libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
     };
+}
+
+// Watchdogs, linux/watchdog.h. The numbers are `int`s: 32 bits everywhere.
+
+/// `struct watchdog_info`
+#[repr(C)]
+struct WatchdogInfo {
+    options: u32,
+    firmware_version: u32,
+    identity: [u8; 32],
+}
+const _: () = assert!(size_of::<WatchdogInfo>() == 40);
+
+const WDIOC_GETSUPPORT: Opcode = read::<WatchdogInfo>(b'W', 0);
+const WDIOC_SETTIMEOUT: Opcode = read_write::<i32>(b'W', 6);
+const WDIOC_GETTIMEOUT: Opcode = read::<i32>(b'W', 7);
+
+/// `WDIOF_MAGICCLOSE`: to close the device does not stop it, unless a `V` was written before.
+const WDIOF_MAGICCLOSE: u32 = 0x0100;
+
+/// `WDIOF_CARDRESET` in the status of the last boot: it was the watchdog that reset the machine.
+pub const WDIOF_CARDRESET: u32 = 0x0020;
+
+/// Sets how many seconds a watchdog waits to be fed; returns what it takes that for.
+/// (`WDIOC_SETTIMEOUT`)
+///
+/// # Errors
+/// `EINVAL` for more than it can, `EOPNOTSUPP` if it cannot be set.
+pub fn watchdog_set_timeout(device: &File, seconds: u32) -> io::Result<u32> {
+    let mut seconds = i32::try_from(seconds).map_err(|_| Errno::INVAL)?;
+    // SAFETY: WDIOC_SETTIMEOUT reads and writes an int.
+    unsafe { request::<WDIOC_SETTIMEOUT, _>(device, &mut seconds) }?;
+    u32::try_from(seconds).map_err(|_| Errno::INVAL.into())
+}
+
+/// How many seconds a watchdog waits to be fed. (`WDIOC_GETTIMEOUT`)
+///
+/// # Errors
+/// When it does not say.
+pub fn watchdog_timeout(device: &File) -> io::Result<u32> {
+    let mut seconds: i32 = 0;
+    // SAFETY: WDIOC_GETTIMEOUT writes an int.
+    unsafe { request::<WDIOC_GETTIMEOUT, _>(device, &mut seconds) }?;
+    u32::try_from(seconds).map_err(|_| Errno::INVAL.into())
+}
+
+/// True if a watchdog goes on when its device is closed without a word. (`WDIOC_GETSUPPORT`)
+///
+/// # Errors
+/// When it does not say.
+pub fn watchdog_outlives_close(device: &File) -> io::Result<bool> {
+    let mut info = WatchdogInfo {
+        options: 0,
+        firmware_version: 0,
+        identity: [0; 32],
+    };
+    // SAFETY: WDIOC_GETSUPPORT writes a watchdog_info, of which any bits are valid.
+    unsafe { request::<WDIOC_GETSUPPORT, _>(device, &mut info) }?;
+    Ok(info.options & WDIOF_MAGICCLOSE != 0)
 }
 
 /// The most memory this process has had resident, in bytes; `None` where `/proc` is not mounted.
@@ -495,6 +554,9 @@ mod tests {
             (UBI_IOCEBCH, 0x4004_4f02),
             (UBI_IOCVOLRMBLK, 0x0000_4f08),
             (BLKFLSBUF, 0x0000_1261),
+            (WDIOC_GETSUPPORT, 0x8028_5700),
+            (WDIOC_SETTIMEOUT, 0xc004_5706),
+            (WDIOC_GETTIMEOUT, 0x8004_5707),
         ];
         for (ours, theirs) in numbers {
             assert_eq!(ours, theirs, "{ours:#x} is not {theirs:#x}");
