@@ -49,6 +49,9 @@ pub struct Before {
     /// Checks that worked, with what each has seen.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub worked: BTreeMap<String, String>,
+    /// Dumps of kernels that crashed earlier: see [`crate::postmortem`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub crashes: Vec<String>,
     /// Checks that did not, and why.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub broken: BTreeMap<String, String>,
@@ -182,7 +185,7 @@ impl Before {
     }
 
     /// As much of it as fits into so many bytes of JSON: the names of what worked come first, since
-    /// only they can fail a trial, then what was seen.
+    /// only they can fail a trial, then the crashes, then what was seen.
     #[must_use]
     pub fn within(&self, bytes: usize) -> Self {
         let mut fit = Self::default();
@@ -191,6 +194,12 @@ impl Before {
             fit.worked.insert(name.clone(), String::new());
             if !fits(&fit) {
                 fit.worked.remove(name);
+            }
+        }
+        for dump in &self.crashes {
+            fit.crashes.push(dump.clone());
+            if !fits(&fit) {
+                fit.crashes.pop();
             }
         }
         for (name, seen) in &self.worked {
@@ -234,6 +243,7 @@ mod tests {
         Before {
             worked: worked.map(owned).into(),
             broken: broken.map(owned).into(),
+            crashes: Vec::new(),
         }
     }
 
@@ -268,6 +278,12 @@ mod tests {
             }
         }
         assert_eq!(before.within(400).worked, before.worked);
+        let crashes = vec!["0123456789abcdef".to_owned()];
+        let crashed = Before {
+            crashes: crashes.clone(),
+            ..before.clone()
+        };
+        assert_eq!(crashed.within(400).crashes, crashes);
         assert_eq!(before.within(2), Before::default());
     }
 }

@@ -19,9 +19,9 @@
 //! floor 5   main.rs   bin/sysupgrade-pack.rs           exit code, logger
 //! floor 4   cli/   doctor.rs   system.rs               words <-> calls, all printing | board file -> opened things
 //! floor 3   install.rs   first_boot.rs   trial.rs       the stories: they see traits and values only
-//!           status.rs   machine.rs
+//!           guard.rs   status.rs   machine.rs
 //! floor 2   config/   boot/ -> flash/   data.rs        things with a medium, a process or a driver
-//!           health.rs   watchdog.rs                     behind them
+//!           health.rs   watchdog.rs   postmortem.rs    behind them
 //! floor 1   image/   trust/   slots.rs   board.rs   report.rs   digest.rs   bytes and values in, bytes and values out
 //! floor 0   files.rs   sys.rs                          the operating system
 //! ```
@@ -39,10 +39,12 @@ pub mod doctor;
 pub mod files;
 pub mod first_boot;
 pub mod flash;
+pub mod guard;
 pub mod health;
 pub mod image;
 pub mod install;
 pub mod machine;
+pub mod postmortem;
 pub mod report;
 pub mod slots;
 pub mod status;

@@ -8,6 +8,7 @@ use crate::config::reports;
 use crate::data::{Entry, Installed, Stage};
 use crate::machine::{Machine, MachineError};
 use crate::slots::{Condition, Standing};
+use crate::trial;
 
 /// The answer of `status`.
 #[derive(Clone, Debug, Serialize)]
@@ -29,6 +30,9 @@ pub struct Status {
     pub floor: u64,
     /// Stock images that nobody has signed are installed.
     pub unsigned_allowed: bool,
+    /// Why the system in the other slot was not kept, when it was tried and was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     /// What happened last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<Entry>,
@@ -60,7 +64,16 @@ pub struct SlotStatus {
 pub fn status(machine: &mut Machine) -> Result<Status, MachineError> {
     let state = machine.boot.load()?;
     let (running, other) = (machine.running, machine.target());
-    let standing = state.standing(running);
+    let other_installed = machine.installed(other)?;
+    let why = other_installed
+        .as_ref()
+        .filter(|_| state.condition(other) == Condition::Unbootable)
+        .and_then(failure);
+    let standing = match state.standing(running) {
+        // The guard, or somebody, went back: the boot loader does not know of a trial any more.
+        Standing::Good if why.is_some() => Standing::FellBack,
+        standing => standing,
+    };
     let (name, other_name) = (
         machine.name(running).to_owned(),
         machine.name(other).to_owned(),
@@ -117,7 +130,6 @@ pub fn status(machine: &mut Machine) -> Result<Status, MachineError> {
         .collect();
     let look =
         (!review.is_empty()).then(|| format!("look at {} kept files, see review", review.len()));
-    let other_installed = machine.installed(other)?;
     Ok(Status {
         board: machine.board.name.clone(),
         standing: word,
@@ -141,11 +153,18 @@ pub fn status(machine: &mut Machine) -> Result<Status, MachineError> {
         next_boot: machine.name(state.boot().0).to_owned(),
         tries_left,
         floor: machine.data.floor()?,
+        why: why.map(str::to_owned),
         unsigned_allowed: machine.board.trust.unsigned == Unsigned::Allow,
         last: machine.data.history()?.pop(),
         review,
         to_do: to_do.into_iter().chain(look).collect(),
     })
+}
+
+/// Why a system failed that was tried.
+fn failure(installed: &Installed) -> Option<&str> {
+    let why = installed.note.as_deref();
+    why.filter(|why| installed.stage == Stage::Failed && !why.starts_with(trial::CALLED_OFF))
 }
 
 fn condition_word(condition: Condition) -> &'static str {

@@ -4,7 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
+use rustix::system::RebootCommand;
 use thiserror::Error;
 
 use crate::board::{self, Board, BoardError, BootKind, Place, Running, Unsigned};
@@ -334,6 +338,41 @@ fn trust(root: &Path, said: &board::Trust, floor: u64, now: i64) -> Result<Trust
         unsigned: said.unsigned == Unsigned::Allow,
         now,
         ..trust::load(&dirs, said.threshold, floor)?
+    })
+}
+
+/// How long the board's own command may take to end this system, until the kernel is asked.
+const REBOOT_TIME: Duration = Duration::from_secs(60);
+
+/// How long what is written may take to land, until it is lost. It is that of a system that is given up.
+const SYNC_TIME: Duration = Duration::from_secs(10);
+
+/// Ends a system that may not be able to: by the board's own command, and if that has not worked in a
+/// minute, by the kernel. Does not return then. Boards that somebody else reboots are left alone.
+///
+/// # Errors
+/// When even the kernel refuses.
+pub fn reboot_for_certain(machine: &Machine) -> Result<(), SystemError> {
+    let [program, arguments @ ..] = machine.board.boot.reboot.as_slice() else {
+        return Ok(());
+    };
+    // Nobody waits for it: it may hang.
+    if Command::new(program).args(arguments).spawn().is_ok() {
+        thread::sleep(REBOOT_TIME);
+    }
+    if machine.root != Path::new("/") {
+        return Ok(()); // the kernel is not that of this machine
+    }
+    let (done, landed) = mpsc::channel();
+    thread::spawn(move || {
+        rustix::fs::sync();
+        done.send(())
+    });
+    let _ = landed.recv_timeout(SYNC_TIME);
+    let refused = rustix::system::reboot(RebootCommand::Restart);
+    refused.map_err(|error| SystemError::Reboot {
+        command: "reboot(2)".to_owned(),
+        source: error.into(),
     })
 }
 

@@ -1,10 +1,30 @@
-//! The end of a trial: confirmed, or going back.
+//! The end of a trial: confirmed, or going back, and why.
+//!
+//! A trial that ended without a word is told of by the system that one comes back to. How far it came is
+//! on record, and what became of it then may be known from what it left behind:
+//!
+//! ```text
+//! record                           it came as far as        written
+//! stage writing                    kernel, or init          by the install
+//! stage trial                      its first boot           by first boot
+//! stage trial, note WATCHED        its guard                by the guard, once
+//!
+//! dump of a kernel, new            it panicked              see `crate::postmortem`
+//! status of the watchdog           it hung                  likewise
+//! ```
 
 use std::time::Duration;
 
 use crate::data::{Installed, Stage, Update, What};
 use crate::machine::{Machine, MachineError};
+use crate::postmortem;
 use crate::slots::{BootState, Condition, Slot, Standing};
+
+/// What the record of a slot on trial notes once its guard has begun.
+const WATCHED: &str = "the guard watches over it";
+
+/// How the reason begins why an image failed that was never booted: somebody did not want it.
+pub(crate) const CALLED_OFF: &str = "the trial was called off";
 
 /// Ends the trial of the running slot as good: it boots uncounted from now on, its security number
 /// becomes the floor, and the archive is not needed any more. Returns false if there was nothing
@@ -76,10 +96,7 @@ pub fn go_back(machine: &mut Machine, what: What, reason: &str) -> Result<Slot, 
     let state = machine.boot.load()?;
     let after = state.go_back(running)?; // refused before anything is recorded
     let (left, message) = match state.standing(running) {
-        Standing::Pending(_) => (
-            machine.target(),
-            format!("the trial was called off: {reason}"),
-        ),
+        Standing::Pending(_) => (machine.target(), format!("{CALLED_OFF}: {reason}")),
         Standing::Leaving => (
             machine.target(),
             format!("the change of slots was called off: {reason}"),
@@ -122,6 +139,24 @@ pub fn window(machine: &mut Machine) -> Result<Option<Duration>, MachineError> {
     )))
 }
 
+/// Notes that the guard has begun to watch over the trial of the running slot: from here on a fall back
+/// is known not to be the fault of an init that starts nothing. Once a trial; flash wears.
+///
+/// # Errors
+/// When the records cannot be read or written, or another run holds the lock.
+pub fn note_guard(machine: &Machine) -> Result<(), MachineError> {
+    let _lock = machine.lock()?;
+    let slot = machine.running;
+    if let Some(mut installed) = machine.installed(slot)?
+        && installed.stage == Stage::Trial
+        && installed.note.is_none()
+    {
+        installed.note = Some(WATCHED.to_owned());
+        machine.set_installed(slot, &installed)?;
+    }
+    Ok(())
+}
+
 /// The record of a system that did not become good, and why.
 fn fail(mut installed: Installed, why: &str) -> Installed {
     installed.stage = Stage::Failed;
@@ -151,10 +186,26 @@ fn note_fall_back(machine: &Machine) -> Result<Option<String>, MachineError> {
     let Some(installed) = machine.installed(slot)? else {
         return Ok(None);
     };
-    let why = match installed.stage {
+    let is_watched = installed.note.as_deref() == Some(WATCHED);
+    let progress = match installed.stage {
         Stage::Writing => "it never got as far as its first boot (kernel, init or power)",
-        Stage::Trial => "it started, but was not confirmed before its tries were used up",
+        Stage::Trial if is_watched => {
+            "it started, but was not confirmed before its tries were used up"
+        }
+        Stage::Trial => {
+            "it started, but was not confirmed before its tries were used up, and its guard never began"
+        }
         Stage::Good | Stage::Failed => return Ok(None),
+    };
+    // Without what the install saw, a dump of long ago would be blamed on it.
+    let known = machine.data.before().ok().map(|before| before.crashes);
+    let last_words = known.and_then(|known| postmortem::last_words(&machine.root, &known));
+    let why = match last_words {
+        Some(words) => format!("{progress}; its kernel said: {words}"),
+        None if postmortem::was_reset_by_watchdog(&machine.root) => {
+            format!("{progress}; it hung, and the watchdog reset it")
+        }
+        None => progress.to_owned(),
     };
     let version = installed.version.clone();
     let message = format!(
@@ -164,7 +215,7 @@ fn note_fall_back(machine: &Machine) -> Result<Option<String>, MachineError> {
     );
     let entry = machine.entry(What::FellBack, slot, Some(&version), &message);
     machine.data.record(&Update {
-        installed: vec![(machine.name(slot), &fail(installed, why))],
+        installed: vec![(machine.name(slot), &fail(installed, &why))],
         entry: Some(entry),
         ..Update::default()
     })?;

@@ -17,6 +17,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 use std::{env, fs};
 
 use sysupgrade_rs::board::{Board, Layout, Medium, Place, VIRTUAL};
@@ -24,6 +25,8 @@ use sysupgrade_rs::data::{ArchiveRef, Data};
 use sysupgrade_rs::digest::Digest;
 use sysupgrade_rs::files;
 use sysupgrade_rs::files::trace::{self, Op};
+use sysupgrade_rs::guard::{Ended, guard};
+use sysupgrade_rs::health::Checks;
 use sysupgrade_rs::slots::{BootState, Condition, Slot, Standing};
 
 use sim::{
@@ -795,6 +798,33 @@ fn a_rollback_survives_power_cuts_everywhere() -> Result<()> {
         world::go_back(router)
     })?;
     cut_everywhere("rollback", &upgrade)
+}
+
+/// The guard notes that it watches, finds a system that must not be kept, and goes back.
+#[test]
+fn a_guard_that_goes_back_survives_power_cuts_everywhere() -> Result<()> {
+    let checks_dir = tempfile::tempdir()?;
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/health/check");
+    symlink(program, checks_dir.path().join("never"))?;
+    fs::write(checks_dir.path().join("never.sh"), "exit 100")?;
+    let checks = Checks {
+        dir: checks_dir.path().to_owned(),
+        timeout: Duration::from_secs(60),
+        slot: "b".to_owned(),
+    };
+    let bench = &configured()?;
+    let router = bench.router();
+    let mut upgrade = Upgrade::live(bench, None, &System::new(1), &System::new(2), true)?;
+    upgrade.legs.clear();
+    upgrade.leg(bench, "guard", [Finds::Either, Finds::Old], |this| {
+        let mut machine = router.machine()?;
+        let ended = guard(&mut machine, &checks, &mut None, &mut |_| ())?;
+        let why = "health check never refuses this system: exit status 100".to_owned();
+        let next = Some(this.old.slot);
+        assert_eq!(ended, Ended::Over { why, next });
+        Ok(())
+    })?;
+    cut_everywhere("guard", &upgrade)
 }
 
 #[test]

@@ -35,7 +35,6 @@ use crate::config::{ConfigError, archive, restore};
 use crate::data::What;
 use crate::files::below;
 use crate::files::{FileError, NewFile};
-use crate::first_boot::first_boot;
 use crate::health::Before;
 use crate::image::ImageError;
 use crate::image::candidate::{Candidate, Contents};
@@ -135,7 +134,7 @@ impl Session<'_> {
                 Ok(Answer::kept(&KeepList::read_with(&self.root, listing)?))
             }
             Command::Status => Ok(Answer::status(&status::status(&mut self.machine()?)?)),
-            Command::FirstBoot => Ok(Answer::first_boot(&first_boot(&mut self.machine()?)?)),
+            Command::FirstBoot => self.first_boot(),
             Command::Confirm => self.confirm(),
             Command::Rollback { reboot } => self.rollback(reboot),
             Command::Guard => self.guard(),
@@ -172,8 +171,23 @@ impl Session<'_> {
             ..
         } = *self.settings;
         let style = Style::for_stderr(progress, json, verbosity);
-        Progress::new(style, Box::new(io::stderr()))
-            .with_status(below(&self.root, Path::new(STATUS_FILE)))
+        Progress::new(style, Box::new(io::stderr())).with_status(self.status_file())
+    }
+
+    fn status_file(&self) -> PathBuf {
+        below(&self.root, Path::new(STATUS_FILE))
+    }
+
+    /// What happened last, for whoever watches the status file: a reboot has emptied it.
+    fn tell_last(&self, machine: &Machine) {
+        match machine.data.history() {
+            Ok(history) => {
+                if let Some(last) = history.last() {
+                    progress::tell_result(&self.status_file(), last);
+                }
+            }
+            Err(error) => log::debug!("{}", install::describe(&error)),
+        }
     }
 
     fn install(
@@ -421,33 +435,14 @@ impl Session<'_> {
     }
 
     fn rollback(&self, reboot: Reboot) -> Result<Answer, Failure> {
-        self.go_back(&mut self.machine()?, "rolled back by hand", reboot)
-    }
-
-    fn go_back(&self, machine: &mut Machine, why: &str, reboot: Reboot) -> Result<Answer, Failure> {
+        let mut machine = self.machine()?;
         let slot = {
             let _lock = machine.lock()?;
-            trial::go_back(machine, What::RolledBack, why)?
+            trial::go_back(&mut machine, What::RolledBack, "rolled back by hand")?
         };
         // Calling off a trial that has not begun needs no reboot: this system goes on.
-        let reboot = Self::delay(machine, reboot).filter(|_| slot != machine.running);
-        Ok(Answer::going_back(machine, slot, reboot))
-    }
-
-    /// Waits until the trial is over. Unconfirmed in time, the machine goes back.
-    fn guard(&self) -> Result<Answer, Failure> {
-        const LOOK_EVERY: Duration = Duration::from_secs(1);
-        let mut machine = self.machine()?;
-        let began = Instant::now();
-        while let Some(window) = trial::window(&mut machine)? {
-            let left = window.saturating_sub(began.elapsed());
-            if left.is_zero() {
-                let why = format!("not confirmed within {} s", window.as_secs());
-                return self.go_back(&mut machine, &why, Reboot::After(Duration::ZERO));
-            }
-            std::thread::sleep(left.min(LOOK_EVERY));
-        }
-        Ok(Answer::confirmed(&machine, false))
+        let reboot = Self::delay(&machine, reboot).filter(|_| slot != machine.running);
+        Ok(Answer::going_back(&machine, slot, reboot))
     }
 
     fn backup(&self, to: &Place, carry: Carry) -> Result<Answer, Failure> {

@@ -24,6 +24,12 @@
 //! {"state":"running","phase":"flash","part":"root","done":1048576,"total":4194304,"percent":25}
 //! {"state":"finished","exit":0,"message":"..."}
 //! ```
+//!
+//! After a reboot it has what happened last, by the word that history has for it:
+//!
+//! ```text
+//! {"state":"finished","exit":1,"message":"...","what":"rolled-back"}
+//! ```
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -33,6 +39,7 @@ use serde::Serialize;
 
 use super::args::ProgressWord;
 use super::voice;
+use crate::data::{Entry, What};
 use crate::files::{self, FileError, NewFile};
 use crate::report::{Event, ExitCode, Phase, Size, harmless, printable};
 
@@ -118,6 +125,8 @@ enum Status<'a> {
     Finished {
         exit: u8,
         message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        what: Option<What>,
     },
 }
 
@@ -234,6 +243,7 @@ impl Progress {
         self.write_status(&Status::Finished {
             exit: exit as u8,
             message,
+            what: None,
         });
     }
 
@@ -398,6 +408,24 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+/// Leaves what happened earlier in a status file, as the result of a run.
+pub fn tell_result(path: &Path, entry: &Entry) {
+    let exit = match (entry.what, entry.reason) {
+        (What::Installed | What::FirstBoot | What::Confirmed, _) => ExitCode::Done,
+        (What::FirstBootFailed, _) => ExitCode::ConfigRefused,
+        (_, Some(reason)) => reason.exit_code(),
+        (_, None) => ExitCode::Failed,
+    };
+    let status = Status::Finished {
+        exit: exit as u8,
+        message: &entry.message,
+        what: Some(entry.what),
+    };
+    if let Err(error) = replace_in_memory(path, &status) {
+        log::debug!("{error}: {}", error.source);
     }
 }
 

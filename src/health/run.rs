@@ -113,7 +113,7 @@ impl Checks {
     /// # Errors
     /// When the directory cannot be read.
     pub fn look(&self, go_on: &mut dyn FnMut() -> bool) -> files::Result<Vec<Finding>> {
-        let Before { worked, broken } = self.record(go_on)?;
+        let Before { worked, broken, .. } = self.record(go_on)?;
         let good = worked.into_keys().map(|name| (name, None));
         let bad = broken.into_iter().map(|(name, why)| (name, Some(why)));
         let mut findings: Vec<Finding> = good.chain(bad).map(Finding::alone).collect();

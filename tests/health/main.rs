@@ -7,6 +7,8 @@
 mod world;
 
 mod checks;
+mod guard;
+mod reasons;
 mod router;
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;

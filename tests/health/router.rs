@@ -16,6 +16,13 @@ use crate::world::{self, System, World};
 /// Where its checks are: outside both slots, so that a test can change them at any time.
 const CHECKS: &str = "/data/health.d";
 
+/// Its watchdog, if the board file names it.
+const WATCHDOG: &str = "/data/watchdog";
+
+/// Below `[health]`: all must have passed at once, and there is a watchdog.
+pub const STRICT: &str = "within = \"1s\"\nretry = \"1s\"
+[watchdog]\ndevice = \"/data/watchdog\"\ntimeout = \"5s\"";
+
 /// A router that runs version 1.
 pub struct Site {
     pub world: World,
@@ -41,6 +48,7 @@ impl Site {
         let text = format!("{VIRTUAL}\n[health]\nchecks = \"{CHECKS}\"\n{health}\n");
         fs::write(&board, text)?;
         let site = Self { world, board };
+        fs::write(site.path(WATCHDOG), "")?;
         assert_eq!(site.boot()?, Slot::First);
         Ok(site)
     }
@@ -86,12 +94,46 @@ impl Site {
 
     /// Switches it off and on.
     pub fn boot(&self) -> Result<Slot> {
+        self.boot_after(|| Ok(()))
+    }
+
+    /// The same; the kernel does something before first boot runs.
+    pub fn boot_after(&self, kernel: impl FnOnce() -> Result) -> Result<Slot> {
         let router = &self.world.router;
         router.off()?;
-        match router.boot(|| Ok(self.run(&["first-boot"])?.status.success()))? {
+        let booted = router.boot(|| {
+            kernel()?;
+            Ok(self.run(&["first-boot"])?.status.success())
+        });
+        match booted? {
             Booted::Up(slot) => Ok(slot),
             other => Err(format!("no system is up: {other:?}").into()),
         }
+    }
+
+    /// Installs version 2 and boots it, on trial.
+    pub fn upgraded(&self, words: &[&str]) -> Result {
+        self.install(2, words)?;
+        assert_eq!(self.boot()?, Slot::Second);
+        Ok(())
+    }
+
+    /// Writes a file that a kernel shows.
+    pub fn show(&self, path: &str, text: &str) -> Result {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().ok_or("a file in a directory")?)?;
+        Ok(fs::write(path, text)?)
+    }
+
+    /// What the watchdog was told; it is a file here.
+    pub fn watchdog(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.path(WATCHDOG))?)
+    }
+
+    /// The status file.
+    pub fn result(&self) -> Result<Value> {
+        let path = self.path("/run/sysupgrade-rs/status.json");
+        Ok(serde_json::from_slice(&fs::read(path)?)?)
     }
 
     pub fn status(&self) -> Result<Value> {

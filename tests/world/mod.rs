@@ -232,10 +232,19 @@ fn upgrade<T>(
             keep,
             ..Wish::default()
         },
-        before: Before::default(),
+        before: before(),
         watch: Watch::new(&mut tell, &stop),
     };
     Ok(work(&mut upgrade)?)
+}
+
+/// What works on such a router.
+fn before() -> Before {
+    let seen = [("10-net".to_owned(), "default dev eth0\n".to_owned())];
+    Before {
+        worked: seen.into(),
+        ..Before::default()
+    }
 }
 
 /// `sysupgrade-rs first-boot`. False if it gave the slot up.
