@@ -38,14 +38,16 @@
 //! both names of a file, or a long name without its begin, which is none. So others' entries had better
 //! be few. What is read then is what the loader does:
 //!
-//! * of two names of one slot, the one counts that the loader looks at first. The next store removes the
-//!   other one. Both have the same content, in the same place: `fsck.fat` before that is better;
+//! * of two names of one slot, the one counts that the loader looks at first: one that boots, with the higher
+//!   rank, that counts, with more tries. The next store removes the other one. Both have the same
+//!   content, in the same place, so `fsck.fat` before that is better;
 //! * a slot without a name is not bootable. The next store makes its entry anew, from the copy
 //!   `loader/sysupgrade-SLOT.conf`, which is made as soon as there is an entry and never written again;
 //! * a file in which nothing names a program to start (one that was being made) is no entry.
 //!
-//! When the loader counts, the firmware renames, in its own way. A try that it cannot count it gives
-//! all the same.
+//! When the loader counts, the firmware renames. (OVMF writes one sector for that, too: a test of the
+//! virtual router cuts it after each sector that Linux and the firmware write.) A try that it cannot
+//! count it gives all the same.
 
 use std::cmp::Reverse;
 use std::io::Write;
