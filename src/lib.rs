@@ -23,7 +23,7 @@
 //! floor 2   config/   boot/ -> flash/   data.rs        things with a medium, a process or a driver
 //!           health.rs   watchdog.rs   postmortem.rs    behind them
 //! floor 1   image/   trust/   slots.rs   board.rs   report.rs   digest.rs   bytes and values in, bytes and values out
-//! floor 0   files.rs   sys.rs                          the operating system
+//! floor 0   files.rs   process.rs   sys.rs             the operating system
 //! ```
 //!
 //! Semantic versioning covers the command line, the formats and the exit codes; the Rust interface
@@ -45,6 +45,7 @@ pub mod image;
 pub mod install;
 pub mod machine;
 pub mod postmortem;
+pub mod process;
 pub mod report;
 pub mod slots;
 pub mod status;
