@@ -846,8 +846,14 @@ impl Board {
             }
             BootKind::GptAttributes => self.check_gpt_attributes()?,
             BootKind::Program => {
-                if self.boot.program.is_empty() {
+                let Some(program) = self.boot.program.first() else {
                     return breach("boot", "a program needs `program`, its argv");
+                };
+                if !program.starts_with('/') {
+                    return breach(
+                        "boot.program",
+                        format!("`{program}`: the path of a program begins with /"),
+                    );
                 }
             }
         }
@@ -1792,6 +1798,24 @@ store = [
             let text = gpt(disk, &format!("partitions = {partitions}"));
             assert_refused(&text, "partitions =", problem);
         }
+    }
+
+    #[test]
+    fn a_program_is_named_by_its_whole_path_and_needs_no_store() {
+        let program = |keys: &str| boot(&format!("kind = \"program\"\n{keys}"));
+        let good = "program = [\"/usr/libexec/boot-state\", \"/boot/state\"]";
+        let board = Board::parse(&program(good), "b.toml").expect("a good one");
+        assert_eq!(board.boot.program.len(), 2);
+        assert_refused(&program(""), "[boot]", "a program needs `program`");
+        let text = program("program = [\"boot-state\"]");
+        assert_refused(&text, "program = [", "`boot-state`: the path of a program");
+        let store = "store = [{ path = \"/boot/state\" }]";
+        let text = program(&format!("{good}\n{store}"));
+        assert_refused(
+            &text,
+            "store =",
+            "this kind of boot loader does not use this key",
+        );
     }
 
     #[test]

@@ -237,11 +237,11 @@ pub fn boot(root: &Path, board: &Board, chips: &Rc<dyn Chips>) -> Box<dyn Bootlo
             Box::new(GptAttributes::new(path, partitions))
         }
         BootKind::Program => {
-            let [program, arguments @ ..] = board.boot.program.as_slice() else {
-                return Box::new(Program::new(path, Vec::new(), slot_names(board)));
-            };
-            let program = below(root, Path::new(program));
-            Box::new(Program::new(program, arguments.to_vec(), slot_names(board)))
+            // Refused when the board file was read if it names none.
+            let (program, arguments) = board.boot.program.split_first().unzip();
+            let program = below(root, Path::new(program.map_or("", String::as_str)));
+            let arguments = arguments.unwrap_or_default().to_vec();
+            Box::new(Program::new(root, program, arguments, slot_names(board)))
         }
     }
 }

@@ -104,6 +104,16 @@ pub enum BootError {
         /// What is missing, lower case, no full stop.
         problem: String,
     },
+    /// The program that keeps the state does not do what it must.
+    #[error("{}: `{verb}`: {problem}", path.display())]
+    Program {
+        /// The program.
+        path: PathBuf,
+        /// What it was told to do.
+        verb: String,
+        /// What went wrong, printable.
+        problem: String,
+    },
     /// The variables do not fit into the store.
     #[error("{}: the environment does not fit: {need} bytes, there is room for {room}", path.display())]
     Full {
@@ -125,6 +135,9 @@ impl BootError {
             Self::Flash(_) | Self::Damaged { .. } => EXAMINE,
             Self::Config { .. } => "correct this line: U-Boot's own tools read it, too",
             Self::Irreparable { .. } => "write the environment of the factory image",
+            Self::Program { .. } => {
+                "`scripts/conformance` tries this program; `board/program` says what it must do"
+            }
             Self::Full { .. } => "remove variables that nobody needs with fw_setenv",
             // Says so itself.
             Self::Variable { .. } => return None,
