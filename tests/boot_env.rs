@@ -234,31 +234,185 @@ fn a_block_at_an_offset_leaves_all_around_it_alone() {
     assert_eq!(after[1536..], around[1536..]);
 }
 
+/// Blocks of which GRUB reads the lines and into which it never saves.
+fn half_broken_blocks() -> Vec<Vec<u8>> {
+    let lines = factory_block().iter().rposition(|byte| *byte == b'\n');
+    let end = lines.expect("it has lines") + 1;
+    let from = |start: usize, byte: u8| {
+        let mut bytes = factory_block();
+        bytes[start..].fill(byte);
+        bytes
+    };
+    vec![
+        from(512, 0),
+        from(512, 0xff),
+        from(end, 0),
+        from(1023, b'\0'),
+        from(end + 1, b'x'),
+    ]
+}
+
 #[test]
-fn a_damaged_block_is_refused_and_not_written() {
+fn a_block_that_grub_reads_but_cannot_save_into_is_read_and_a_store_makes_it_whole() {
+    for bytes in half_broken_blocks() {
+        let file = File::new(&bytes);
+        assert_eq!(grub_list(&file)["BOOT_ORDER"], "A B");
+        let count = ["env", "set", "BOOT_B_LEFT=2"];
+        let counted = run("grub-editenv", &count, file.dir.path());
+        counted.expect_err("GRUB does not save into it");
+        assert!(file.read() == bytes);
+
+        let mut env = grub(&file);
+        assert_eq!(env.load().expect("as GRUB reads it"), BootState::FACTORY);
+        let flaws = env.flaws().expect("readable");
+        assert!(flaws[0].contains("could count no boot"), "{flaws:?}");
+        env.store(&ON_TRIAL).expect("stored");
+        assert_eq!(env.flaws().expect("readable"), [""; 0]);
+        assert_eq!(env.load().expect("readable"), ON_TRIAL);
+        must_run("grub-editenv", &count, file.dir.path());
+        assert_eq!(env.load().expect("readable"), ON_TRIAL.boot().1);
+    }
+    assert_eq!(
+        grub(&File::new(&factory_block())).flaws().expect("whole"),
+        [""; 0]
+    );
+}
+
+/// What the writes of a recorded work leave when it is cut after so many bytes of them: prefixes, and
+/// suffixes of the write that is cut, as disks that turn sectors round leave it. Every one of a short
+/// write, some of a long one.
+fn torn(before: &[u8], ops: &[Op]) -> Vec<Vec<u8>> {
+    let mut bytes = before.to_vec();
+    let mut all = vec![bytes.clone()];
+    for op in ops {
+        let Op::Write { offset, data, .. } = op else {
+            continue;
+        };
+        let at = usize::try_from(*offset).expect("small");
+        for cut in (0..=data.len()).step_by(1 + data.len() / 64) {
+            for landed in [0..cut, cut..data.len()] {
+                let mut torn = bytes.clone();
+                torn[at..][landed.clone()].copy_from_slice(&data[landed]);
+                all.push(torn);
+            }
+        }
+        bytes[at..][..data.len()].copy_from_slice(data);
+        all.push(bytes.clone());
+    }
+    all
+}
+
+/// What there is before, between and after the writes.
+fn between(before: &[u8], ops: &[Op]) -> Vec<Vec<u8>> {
+    let all = (0..=ops.len()).filter_map(|end| torn(before, &ops[..end]).pop());
+    all.collect()
+}
+
+/// True if GRUB saves into it.
+fn is_whole_block(bytes: &[u8]) -> bool {
+    let end = bytes.iter().rposition(|byte| *byte != b'#');
+    end.is_some_and(|end| bytes[end] == b'\n')
+}
+
+#[test]
+fn no_cut_leaves_a_trial_in_a_block_that_grub_cannot_count_in() {
+    for bytes in half_broken_blocks() {
+        let file = File::new(&bytes);
+        let (stored, ops) = trace::record(|| grub(&file).store(&ON_TRIAL));
+        stored.expect("stored");
+        let all = torn(&bytes, &ops);
+        assert!(all.last() == Some(&file.read()), "all writes are known");
+        for torn in all {
+            file.write(&torn);
+            let state = grub(&file).load().expect("readable at every instant");
+            let counts = state.conditions.contains(&Condition::Trial(3));
+            assert!(!counts || is_whole_block(&torn), "{state:?}");
+            grub(&file).store(&ON_TRIAL).expect("stored again");
+            assert!(is_whole_block(&file.read()));
+        }
+    }
+}
+
+/// Blocks of which nothing, or not all, can be read; of those that end early each `step`th.
+fn damaged_blocks(step: usize) -> Vec<Vec<u8>> {
     let good = factory_block();
-    let mut half_zeroed = good.clone();
-    half_zeroed[512..].fill(0);
-    let mut half_erased = good.clone();
-    half_erased[512..].fill(0xff);
     let mut oversized = good.clone();
     oversized.resize(2048, b'#');
-    let mut damaged = vec![
-        half_zeroed,
-        half_erased,
-        oversized,
-        vec![0; 1024],
-        vec![0xff; 1024],
-    ];
-    damaged.extend((0..1024).map(|len| good[..len].to_vec()));
-    for bytes in damaged {
+    let mut no_equals = good.clone();
+    no_equals[600..610].copy_from_slice(b"\nno equals");
+    no_equals[611] = b'\n';
+    let mut damaged = vec![oversized, no_equals, vec![0; 1024], vec![0xff; 1024]];
+    damaged.extend((0..1024).step_by(step).map(|len| good[..len].to_vec()));
+    damaged
+}
+
+#[test]
+fn a_damaged_block_is_refused_and_not_written() {
+    for bytes in damaged_blocks(1) {
         let file = File::new(&bytes);
-        for result in [grub(&file).load().map(|_| ()), grub(&file).store(&ON_TRIAL)] {
+        for result in [
+            grub(&file).load().map(|_| ()),
+            grub(&file).store(&ON_TRIAL),
+            grub(&file).flaws().map(|_| ()),
+        ] {
             let error = result.expect_err("a damaged block");
             assert!(matches!(error, BootError::Damaged { .. }), "{error:?}");
         }
         assert!(file.read() == bytes, "a damaged block was written");
     }
+}
+
+#[test]
+fn a_repair_makes_a_whole_block_of_whatever_is_there_and_a_cut_none_with_another_state() {
+    let state = BootState {
+        primary: Slot::Second,
+        conditions: [Condition::Unbootable, Condition::Good],
+    };
+    for bytes in damaged_blocks(100).into_iter().chain(half_broken_blocks()) {
+        let file = File::new(&bytes);
+        let (repaired, ops) = trace::record(|| grub(&file).repair(&state));
+        assert_eq!(repaired.expect("repaired").len(), 1);
+        assert_eq!(grub(&file).load().expect("readable"), state);
+        assert_eq!(grub(&file).flaws().expect("readable"), [""; 0]);
+        assert!(is_whole_block(&file.read()) && file.read().len() == 1024);
+        // Another file in its place comes at one instant; a state that is there is stored as ever.
+        if bytes.len() != 1024 || half_broken_blocks().contains(&bytes) {
+            continue;
+        }
+        // Of a block whose lines GRUB reads all the time they may be there for the last time, and of each
+        // sector the old bytes or the new ones.
+        let (lines, cuts) = match bytes.starts_with(b"# GRUB") {
+            true => (Some(BootState::FACTORY), between(&bytes, &ops)),
+            false => (None, torn(&bytes, &ops)),
+        };
+        for torn in cuts {
+            file.write(&torn);
+            let found = grub(&file).load().ok();
+            assert!([None, lines, Some(state)].contains(&found), "{found:?}");
+            grub(&file).repair(&state).expect("repaired again");
+            assert_eq!(grub(&file).load().expect("readable"), state);
+        }
+    }
+    let file = File::new(b"");
+    fs::remove_file(file.path()).expect("it was there");
+    let error = grub(&file).repair(&state);
+    let error = error.expect_err("perhaps its file system is not mounted");
+    assert!(matches!(error, BootError::File(_)), "{error:?}");
+    assert!(!file.path().exists());
+}
+
+#[test]
+fn a_repair_keeps_what_can_be_read_of_other_variables() {
+    let file = File::new(&factory_block());
+    let set = ["env", "set", "theirs=kept", "more=1"];
+    must_run("grub-editenv", &set, file.dir.path());
+    let text = String::from_utf8(file.read()).expect("plain text");
+    let damaged = text.replace("more=1\n", "more+1\n");
+    file.write(damaged.as_bytes());
+    grub(&file).repair(&ON_TRIAL).expect("repaired");
+    let listed = grub_list(&file);
+    assert_eq!(listed["theirs"], "kept");
+    assert_eq!(listed.get("more"), None);
 }
 
 #[test]

@@ -9,10 +9,14 @@
 //! ```
 //!
 //! GRUB never saves into a block whose lines are not followed by `#` up to the end, yet still reads
-//! it: a trial would never be counted down and never end. Such a block is [`BootError::Damaged`]
-//! here, as is one with a line without `=`, which GRUB takes for the beginning of the next name.
-//! GRUB reads the last and saves into the first of two lines of one name, to the same effect: one of
-//! our variables standing twice is refused when it is read and mended when it is written.
+//! its lines: a trial would never be counted down and never end. So does [`Bootloader::load`] here,
+//! [`Bootloader::flaws`] tells, and a store makes the block whole before anything else changes.
+//!
+//! A block with a line without `=`, which GRUB takes for the beginning of the next name, is
+//! [`BootError::Damaged`], and so is one without the head, of which GRUB reads nothing:
+//! [`Bootloader::repair`] writes a new one with the lines that can be read of it.
+//! GRUB reads the last and saves into the first of two lines of one name: one of our variables standing
+//! twice is refused when it is read and mended when it is written.
 //!
 //! # Power cuts
 //!
@@ -20,16 +24,29 @@
 //! only, and no mix of old and new bytes boots a slot that is not whole; there too is the reason.
 //! Where our variables are missing or of another width, a store puts them first in the block: from
 //! then on all its writes fall into the first sector of 512 bytes, which disks write as one.
+//!
+//! Two writes mend a block, each synced: first what follows the lines becomes `#`, then the variables
+//! change. A cut between them leaves the old state, and GRUB able to count. A repair writes the second
+//! sector, then the first with head and variables: a cut leaves a block as unreadable as before, the lines
+//! that GRUB has read of it all the time, or the new state, at worst to be mended by the next store: no
+//! slot is on trial in it.
 
 use std::path::{Path, PathBuf};
 
 use super::order::{HINT, Order};
 use super::{BootError, Bootloader, read_medium, write_and_prove};
-use crate::files::InPlace;
+use crate::files::{self, InPlace};
+use crate::report::describe;
 use crate::slots::BootState;
 
 /// All GRUB environment blocks have this size.
 const LEN: usize = 1024;
+
+/// What a disk writes as one.
+const SECTOR: usize = 512;
+
+/// What is wrong with a block that GRUB reads and does not save into.
+const NO_PADDING: &str = "its lines are not followed by `#` up to the end";
 
 const HEAD: &[u8] = b"# GRUB Environment Block\n";
 
@@ -64,7 +81,7 @@ impl GrubEnv {
     /// # Errors
     /// [`BootError::Full`] for slot names of hundreds of letters.
     pub fn format(names: [String; 2], state: &BootState) -> Result<Vec<u8>, BootError> {
-        let mut block = Block { lines: Vec::new() };
+        let mut block = Block::default();
         block.set(&Order::new(names).variables(state));
         block.encode(Path::new("a new GRUB environment"))
     }
@@ -79,6 +96,31 @@ impl GrubEnv {
         let block = Block::parse(&bytes, &self.path)?;
         Ok((bytes, block))
     }
+
+    /// Writes a new block over one that nobody can read. A file of another size becomes another file.
+    fn renew(&self, state: &BootState) -> Result<(), BootError> {
+        let (mut block, medium) = match InPlace::open(&self.path) {
+            Ok(file) if self.offset == 0 && file.len() != LEN as u64 => (Block::default(), None),
+            Ok(file) => {
+                let bytes = read_medium(&file, self.offset, LEN)?;
+                (Block::salvage(&bytes), Some((file, bytes)))
+            }
+            Err(error) => return Err(error.into()),
+        };
+        block.set(&self.order.variables(state));
+        let new = block.encode(&self.path)?;
+        let Some((file, old)) = medium else {
+            // Through a link, which some systems have there.
+            let path = self.path.canonicalize();
+            let path = path.as_ref().unwrap_or(&self.path);
+            return Ok(files::replace(path, &new, 0o644)?);
+        };
+        for sector in [SECTOR..LEN, 0..SECTOR] {
+            let at = self.offset + sector.start as u64;
+            write_and_prove(&file, at, &old[sector.clone()], &new[sector])?;
+        }
+        Ok(())
+    }
 }
 
 impl Bootloader for GrubEnv {
@@ -89,18 +131,48 @@ impl Bootloader for GrubEnv {
 
     fn store(&mut self, state: &BootState) -> Result<(), BootError> {
         let file = InPlace::open(&self.path)?;
-        let (old, mut block) = self.read(&file)?;
+        let (mut old, mut block) = self.read(&file)?;
+        if !block.rest.is_empty() {
+            block.rest.clear();
+            let whole = block.encode(&self.path)?;
+            write_and_prove(&file, self.offset, &old, &whole)?;
+            old = whole;
+        }
         block.set(&self.order.variables(state));
         let new = block.encode(&self.path)?;
         write_and_prove(&file, self.offset, &old, &new)
     }
 
     fn flaws(&mut self) -> Result<Vec<String>, BootError> {
-        self.load().map(|_| Vec::new())
+        let (_, block) = self.read(&InPlace::open_read_only(&self.path)?)?;
+        block.state(&self.order, &self.path)?;
+        let flaw = || {
+            let path = self.path.display();
+            format!("{path}: {NO_PADDING}: GRUB reads it, and could count no boot of a trial in it")
+        };
+        Ok((!block.rest.is_empty()).then(flaw).into_iter().collect())
     }
 
     fn repair(&mut self, state: &BootState) -> Result<Vec<String>, BootError> {
-        self.store(state).map(|()| Vec::new())
+        let path = self.path.display();
+        let read = InPlace::open_read_only(&self.path).map_err(BootError::from);
+        let done = match read.and_then(|file| self.read(&file)) {
+            Ok((_, block)) => {
+                let mended = match block.rest.is_empty() {
+                    true => "the state was stored anew",
+                    false => "what follows its lines is `#` up to the end again",
+                };
+                let done = format!("{path}: {mended}");
+                self.store(state)?;
+                done
+            }
+            Err(error) => {
+                let done = format!("{}: a new block was written", describe(&error));
+                self.renew(state)?;
+                done
+            }
+        };
+        Ok(vec![done])
     }
 }
 
@@ -112,42 +184,51 @@ fn damaged(path: &Path, problem: impl Into<String>) -> BootError {
 }
 
 /// The lines of a block, comments among them, each with its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Block {
     lines: Vec<Vec<u8>>,
+    /// What follows the lines and is neither a line nor padding: GRUB reads what stands before it, and
+    /// saves nothing.
+    rest: Vec<u8>,
 }
 
 impl Block {
     fn parse(bytes: &[u8], path: &Path) -> Result<Self, BootError> {
-        let Some(body) = bytes.strip_prefix(HEAD) else {
+        let Some(block) = Self::split(bytes) else {
             return Err(damaged(path, "does not begin as a GRUB environment block"));
         };
+        match block.lines.iter().position(|line| !is_whole(line)) {
+            Some(at) => Err(damaged(path, format!("line {} has no `=`", at + 2))),
+            None => Ok(block),
+        }
+    }
+
+    /// The lines that can be read of a block that is damaged.
+    fn salvage(bytes: &[u8]) -> Self {
+        let mut block = Self::split(bytes).unwrap_or_default();
+        block.lines.retain(|line| is_whole(line));
+        block.rest.clear();
+        block
+    }
+
+    fn split(bytes: &[u8]) -> Option<Self> {
+        let body = bytes.strip_prefix(HEAD)?;
         let padding = body.iter().rev().take_while(|byte| **byte == b'#').count();
         let mut rest = &body[..body.len() - padding];
         let mut lines = Vec::new();
-        while !rest.is_empty() {
-            let Some(end) = line_end(rest) else {
-                return Err(damaged(
-                    path,
-                    "its lines are not followed by `#` up to the end",
-                ));
-            };
+        while let Some(end) = line_end(rest) {
             let (line, after) = rest.split_at(end);
-            if line[0] != b'#' && !line.contains(&b'=') {
-                return Err(damaged(
-                    path,
-                    format!("line {} has no `=`", lines.len() + 2),
-                ));
-            }
             lines.push(line.to_vec());
             rest = after;
         }
-        Ok(Self { lines })
+        let rest = rest.to_vec();
+        Some(Self { lines, rest })
     }
 
     fn encode(&self, path: &Path) -> Result<Vec<u8>, BootError> {
         let mut bytes = HEAD.to_vec();
         bytes.extend(self.lines.iter().flatten());
+        bytes.extend(&self.rest);
         if bytes.len() > LEN {
             return Err(BootError::Full {
                 path: path.to_owned(),
@@ -211,6 +292,11 @@ impl Block {
         self.lines
             .splice(comments..comments, variables.iter().map(line_of));
     }
+}
+
+/// True for a comment, and for a line that gives a variable its value.
+fn is_whole(line: &[u8]) -> bool {
+    line.starts_with(b"#") || line.contains(&b'=')
 }
 
 /// The value in a line of this name, escaped, without the line's end.
@@ -296,16 +382,29 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_grub_would_read_but_not_save_is_damaged() {
-        let good = block(b"x=1\n");
+    fn of_a_block_that_grub_reads_but_does_not_save_the_lines_are_read_and_nothing_is_lost() {
+        let good = block(b"x=1\ny=2\n");
         let mut half_zeroed = good.clone();
         half_zeroed[LEN / 2..].fill(0);
+        let mut zeroed_in_a_line = good.clone();
+        zeroed_in_a_line[HEAD.len() + 7..].fill(0);
         let mut no_newline = good.clone();
-        no_newline[HEAD.len() + 3] = b'#';
-        let escaped_end = block(b"x=1\\\n");
-        for bytes in [half_zeroed, no_newline, escaped_end] {
-            let problem = problem(parse(&bytes));
-            assert!(problem.contains("not followed by `#`"), "{problem}");
+        no_newline[HEAD.len() + 7] = b'#';
+        let escaped_end = block(b"x=1\ny=2\\\n");
+        for (bytes, lines) in [
+            (half_zeroed, 2),
+            (zeroed_in_a_line, 1),
+            (no_newline, 1),
+            (escaped_end, 1),
+        ] {
+            let mut found = parse(&bytes).expect("GRUB reads it, too");
+            let expected: &[&[u8]] = &[b"x=1\n", b"y=2\n"];
+            assert_eq!(found.lines, expected[..lines]);
+            assert!(!found.rest.is_empty(), "it is no whole block");
+            assert_eq!(found.encode(Path::new("env")).expect("as it was"), bytes);
+            found.rest.clear();
+            let whole = found.encode(Path::new("env")).expect("it fits");
+            assert_eq!(whole, block(&expected[..lines].concat()));
         }
     }
 
@@ -316,6 +415,13 @@ mod tests {
         }
         let problem = problem(parse(&block(b"x=1\ngarbage\ny=2\n")));
         assert_eq!(problem, "env: line 3 has no `=`");
+    }
+
+    #[test]
+    fn of_a_damaged_block_the_lines_are_kept_that_are_whole() {
+        let kept = Block::salvage(&block(b"x=1\ngarbage\n# note\ny=2\n\0\0"));
+        assert_eq!(kept, parse(&block(b"x=1\n# note\ny=2\n")).expect("whole"));
+        assert_eq!(Block::salvage(&block(b"x=1\n")[1..]), Block::default());
     }
 
     #[test]

@@ -33,12 +33,16 @@ fn block(state: &BootState) -> Vec<u8> {
     GrubEnv::format(names(), state).expect("short names fit")
 }
 
-/// Puts an environment block on the disk, powers on, and pulls the plug when GRUB has decided. What
-/// GRUB said.
+/// Puts an environment block on the disk, and lets GRUB decide. What GRUB said.
 fn decide(disk: &Disk, block: &[u8]) -> String {
     let file = File::options().write(true).open(disk.path());
     file.and_then(|file| file.write_all_at(block, ENVIRONMENT))
         .expect("the disk is a file");
+    decide_again(disk)
+}
+
+/// Powers on, and pulls the plug when GRUB has decided. What GRUB said.
+fn decide_again(disk: &Disk) -> String {
     let mut router = disk.start();
     router.wait_for("boot: slot ");
     let said = router.wait_for("\n");
@@ -46,9 +50,12 @@ fn decide(disk: &Disk, block: &[u8]) -> String {
     said.trim().to_owned()
 }
 
+fn environment(disk: &Disk) -> GrubEnv {
+    GrubEnv::new(disk.path(), names()).at(ENVIRONMENT)
+}
+
 fn left_behind(disk: &Disk) -> BootState {
-    let mut environment = GrubEnv::new(disk.path(), names()).at(ENVIRONMENT);
-    environment.load().expect("GRUB leaves a whole block")
+    environment(disk).load().expect("GRUB leaves a whole block")
 }
 
 #[test]
@@ -95,6 +102,16 @@ fn grub_gives_no_try_that_it_cannot_count() {
         decide(&disk, &damaged),
         "b passed over, its try cannot be counted"
     );
+    // So do we, and a store makes it one in which GRUB counts again.
+    let mut environment = environment(&disk);
+    assert_eq!(environment.load().expect("as GRUB reads it"), trial);
+    assert_eq!(environment.flaws().expect("readable").len(), 1);
+    environment.store(&trial).expect("stored");
+    for left in [2, 1] {
+        let said = format!("b, on trial, tries left after this one: {left}");
+        assert_eq!(decide_again(&disk), said);
+    }
+    assert_eq!(left_behind(&disk), trial.boot().1.boot().1);
 }
 
 #[test]
