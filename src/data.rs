@@ -24,6 +24,7 @@
 //! ```text
 //! install    target unbootable | health, record: writing | parts | archive | record: archive | COMMIT | entry
 //! first boot archive read, configuration applied | record: trial, entry
+//! guard      record: watched, once a trial
 //! confirm    BOOT STATE: good | archive removed | floor, record: good, entry
 //! going back record: failed, entry | BOOT STATE: unbootable
 //! ```

@@ -3,7 +3,7 @@
 //! ```text
 //! /sys/fs/pstore/dmesg-*                        the end of the kernel's log at a panic or an oops, a file
 //!                                               each, on machines whose memory, flash or firmware keeps it
-//! /sys/class/watchdog/watchdog0/bootstatus      bit 0x20: the watchdog reset the machine
+//! /sys/class/watchdog/*/bootstatus              bit 0x20: this watchdog reset the machine
 //! ```
 //!
 //! pstore keeps its files until somebody removes them, and nobody is sure of the time on a router. So
@@ -21,7 +21,7 @@ use crate::sys::WDIOF_CARDRESET;
 
 const PSTORE: &str = "/sys/fs/pstore";
 
-const BOOT_STATUS: &str = "/sys/class/watchdog/watchdog0/bootstatus";
+const WATCHDOGS: &str = "/sys/class/watchdog";
 
 /// Kernels keep 64 KiB of such a dump or less; this is generous.
 const MAX_DUMP: u64 = 1 << 20;
@@ -100,14 +100,18 @@ fn message(line: &str) -> Option<&str> {
     Some(rest.trim())
 }
 
-/// True if the watchdog reset the machine before this boot.
+/// True if a watchdog reset the machine before this boot.
 #[must_use]
 pub fn was_reset_by_watchdog(root: &Path) -> bool {
-    let path = below(root, Path::new(BOOT_STATUS));
-    let text = files::read(&path, 64).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let status = text.trim().parse().unwrap_or(0_u32);
-    status & WDIOF_CARDRESET != 0
+    let dir = below(root, Path::new(WATCHDOGS));
+    let watchdogs = files::list(&dir).unwrap_or_default();
+    watchdogs.iter().any(|watchdog| {
+        let path = dir.join(watchdog).join("bootstatus");
+        let text = files::read(&path, 64).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let status = text.trim().parse().unwrap_or(0_u32);
+        status & WDIOF_CARDRESET != 0
+    })
 }
 
 #[cfg(test)]
@@ -205,7 +209,7 @@ mod tests {
     fn only_the_bit_of_a_reset_is_a_reset_by_the_watchdog() {
         let root = tempfile::tempdir().expect("a directory");
         assert!(!was_reset_by_watchdog(root.path()), "there is none");
-        let path = below(root.path(), Path::new(BOOT_STATUS));
+        let path = below(root.path(), Path::new(WATCHDOGS)).join("watchdog1/bootstatus");
         fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
         for (text, expected) in [
             ("0\n", false),

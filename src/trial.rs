@@ -188,7 +188,7 @@ fn note_fall_back(machine: &Machine) -> Result<Option<String>, MachineError> {
     };
     let is_watched = installed.note.as_deref() == Some(WATCHED);
     let progress = match installed.stage {
-        Stage::Writing => "it never got as far as its first boot (kernel, init or power)",
+        Stage::Writing => "it never got as far as its first boot",
         Stage::Trial if is_watched => {
             "it started, but was not confirmed before its tries were used up"
         }
@@ -201,10 +201,12 @@ fn note_fall_back(machine: &Machine) -> Result<Option<String>, MachineError> {
     let known = machine.data.before().ok().map(|before| before.crashes);
     let last_words = known.and_then(|known| postmortem::last_words(&machine.root, &known));
     let why = match last_words {
-        Some(words) => format!("{progress}; its kernel said: {words}"),
+        // First what a short record must not cut off.
+        Some(words) => format!("{words}; {progress}"),
         None if postmortem::was_reset_by_watchdog(&machine.root) => {
-            format!("{progress}; it hung, and the watchdog reset it")
+            format!("it hung, and the watchdog reset it; {progress}")
         }
+        None if installed.stage == Stage::Writing => format!("{progress} (kernel, init or power)"),
         None => progress.to_owned(),
     };
     let version = installed.version.clone();

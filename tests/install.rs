@@ -569,7 +569,7 @@ fn a_damaged_archive_sends_the_machine_back_with_the_reason() {
         "{}",
         status.other.state
     );
-    assert_eq!(status.standing, "good");
+    assert_eq!(status.standing, "fell-back");
 }
 
 #[test]

@@ -38,6 +38,10 @@ const FIRST_BOOT: Duration = Duration::from_secs(2 * apply::LIMIT.as_secs());
 pub(super) fn look_before(upgrade: &mut Upgrade<'_>) -> Result<(), FileError> {
     let watch = &upgrade.watch;
     let before = checks(upgrade.machine).record(&mut || !watch.stopped())?;
+    for (name, why) in &before.broken {
+        let told = format!("health check {name}: {why} (so it cannot fail the trial)");
+        upgrade.watch.notice(told);
+    }
     upgrade.before = Before {
         crashes: postmortem::dumps(&upgrade.machine.root),
         ..before

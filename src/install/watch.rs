@@ -46,7 +46,8 @@ impl<'a> Watch<'a> {
         std::mem::take(&mut self.seconds)
     }
 
-    pub(super) fn notice(&mut self, text: String) {
+    /// Tells the owner something; the run goes on.
+    pub fn notice(&mut self, text: String) {
         (self.tell)(Event::Notice(text));
     }
 
