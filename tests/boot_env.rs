@@ -471,7 +471,24 @@ impl Copies {
             let entry = entry.expect("an entry");
             fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copied");
         }
-        Self::open(dir)
+        let copies = Self::open(dir);
+        if cfg!(target_endian = "big") && case != "single-bigendian" {
+            copies.turn_checksums();
+        }
+        copies
+    }
+
+    /// Makes of environments for little-endian processors those that the same tools make for big-endian
+    /// ones: of all their bytes only the checksum has an order.
+    fn turn_checksums(&self) {
+        for store in &self.stores {
+            let mut bytes = fs::read(path_of(store)).expect("readable");
+            let at = usize::try_from(store.offset).expect("small");
+            if let Some(checksum) = bytes.get_mut(at..at + 4) {
+                checksum.reverse();
+            }
+            fs::write(path_of(store), bytes).expect("writable");
+        }
     }
 
     fn open(dir: TempDir) -> Self {
@@ -616,6 +633,10 @@ fn we_read_of_each_vector_what_libubootenv_reads_and_refuse_what_it_refuses() {
 }
 
 #[test]
+#[cfg_attr(
+    target_endian = "big",
+    ignore = "the tools of this machine are for its own byte order"
+)]
 fn the_installed_tool_and_we_read_the_same() {
     for case in [
         "single-mkenvimage",
@@ -680,7 +701,10 @@ fn an_environment_for_the_other_byte_order_is_refused_here_and_readable_there() 
     let bytes = &copies.files()[path_of(&copies.stores[0])];
     let copy = StoredCopy::decode::<BigEndian>(bytes, Kind::Single).expect("made by mkenvimage -b");
     assert_eq!(copy.environment.get("bootcmd"), Some(&b"run ab_boot"[..]));
-    if cfg!(target_endian = "little") {
+    if cfg!(target_endian = "big") {
+        let here = copies.env().variables().expect("our own byte order");
+        assert_eq!(here.get("bootcmd"), Some(&b"run ab_boot"[..]));
+    } else {
         let error = copies.env().load().expect_err("the other byte order");
         assert!(
             error.to_string().ends_with("it is in the other byte order"),
@@ -690,6 +714,10 @@ fn an_environment_for_the_other_byte_order_is_refused_here_and_readable_there() 
 }
 
 #[test]
+#[cfg_attr(
+    target_endian = "big",
+    ignore = "the tools of this machine are for its own byte order"
+)]
 fn libubootenv_reads_what_we_format_and_what_we_store_and_we_what_it_sets() {
     for count in [1, 2] {
         let copies = Copies::new(&BootState::FACTORY, count);
@@ -710,6 +738,10 @@ fn libubootenv_reads_what_we_format_and_what_we_store_and_we_what_it_sets() {
 
 /// Around the end of the counter, too, and alternating with the other writer.
 #[test]
+#[cfg_attr(
+    target_endian = "big",
+    ignore = "the tools of this machine are for its own byte order"
+)]
 fn each_store_replaces_the_older_copy_whoever_wrote_the_newer() {
     for case in [
         "redund-0-newer",
@@ -751,6 +783,10 @@ fn each_store_replaces_the_older_copy_whoever_wrote_the_newer() {
 
 /// The recorded writes of libubootenv, made by ours instead.
 #[test]
+#[cfg_attr(
+    target_endian = "big",
+    ignore = "the tools of this machine are for its own byte order"
+)]
 fn we_write_to_the_file_that_libubootenv_writes_to_with_the_same_flags() {
     let expected = vector_json("expected.json");
     let mut compared = BTreeSet::new();
