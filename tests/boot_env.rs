@@ -1,20 +1,21 @@
 //! Boot environments, together with the tools that others use on them: `grub-editenv` (grub-common),
-//! `fw_printenv` and `fw_setenv` (libubootenv-tool). A tool that is not installed is a failure.
+//! `fw_printenv` and `fw_setenv` of libubootenv (libubootenv-tool) and U-Boot's own, which `tools/uboot-env`
+//! builds. A tool that is not there is a failure.
 //!
-//! The U-Boot environments in `vectors/uboot-env` were made by `mkenvimage`, by those tools and by
-//! U-Boot itself; their README says how.
+//! What those tools made of the environments in `vectors/uboot-env` is in `boot_env_vectors.rs`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::OnceLock;
+use std::thread;
 
-use byteorder::{BigEndian, LittleEndian, NativeEndian};
-use serde_json::Value;
-use sysupgrade_rs::board::{Place, Store};
-use sysupgrade_rs::boot::uboot_env::{Environment, Kind, StoredCopy};
-use sysupgrade_rs::boot::{BootError, Bootloader, GrubEnv, UbootEnv};
+use byteorder::NativeEndian;
+use sysupgrade_rs::board::{self, Board, Place, Store};
+use sysupgrade_rs::boot::uboot_env::{Kind, StoredCopy};
+use sysupgrade_rs::boot::{BootError, Bootloader, GrubEnv, UbootEnv, fw_env_config};
 use sysupgrade_rs::files::trace::{self, Op};
 use sysupgrade_rs::flash::Kernel;
 use sysupgrade_rs::slots::{BootState, Condition, Slot};
@@ -472,7 +473,7 @@ impl Copies {
             fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copied");
         }
         let copies = Self::open(dir);
-        if cfg!(target_endian = "big") && case != "single-bigendian" {
+        if cfg!(target_endian = "big") && !["single-bigendian", "single-pad00"].contains(&case) {
             copies.turn_checksums();
         }
         copies
@@ -514,13 +515,35 @@ impl Copies {
         Self { dir, stores }
     }
 
+    /// In the system whose root is this directory.
     fn env(&self) -> UbootEnv {
-        UbootEnv::new(
-            Path::new("/"),
-            self.stores.clone(),
-            names(),
-            Rc::new(Kernel::new(self.dir.path())),
-        )
+        let root = self.dir.path();
+        let below_root = |store: &Store| {
+            let path = path_of(store).strip_prefix(root).expect("it is there");
+            Store {
+                place: Place::Path(Path::new("/").join(path)),
+                ..store.clone()
+            }
+        };
+        let stores = self.stores.iter().map(below_root).collect();
+        UbootEnv::new(root, stores, names(), Rc::new(Kernel::new(root)))
+    }
+
+    /// Writes a file of that system.
+    fn lay(&self, path: &str, content: &str) {
+        let path = self.dir.path().join(path);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("there is room");
+        fs::write(path, content).expect("there is room");
+    }
+
+    /// Makes every copy unreadable.
+    fn ruin(&self) {
+        for store in &self.stores {
+            let mut bytes = fs::read(path_of(store)).expect("readable");
+            let at = usize::try_from(store.offset).expect("small") + 20;
+            bytes[at] ^= 1;
+            fs::write(path_of(store), bytes).expect("writable");
+        }
     }
 
     fn load(&self) -> BootState {
@@ -565,152 +588,6 @@ impl Copies {
 
 fn vectors() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/uboot-env")
-}
-
-fn vector_json(name: &str) -> Value {
-    let text = fs::read_to_string(vectors().join(name)).expect("readable");
-    serde_json::from_str(&text).expect("JSON")
-}
-
-/// What libubootenv prints of an environment: sorted, the last of repeated names, and neither entries
-/// without `=` nor the variable `.flags`.
-fn as_libubootenv_prints(environment: &Environment) -> String {
-    let entries = environment
-        .entries()
-        .map(|entry| String::from_utf8_lossy(entry).into_owned());
-    let pairs = entries.filter_map(|entry| {
-        let (name, value) = entry.split_once('=')?;
-        (name != ".flags").then(|| (name.to_owned(), value.to_owned()))
-    });
-    let sorted: BTreeMap<String, String> = pairs.collect();
-    sorted
-        .iter()
-        .map(|(name, value)| format!("{name}={value}\n"))
-        .collect()
-}
-
-/// Cases about how `fw_env.config` is read, which a board file replaces; their environments are those
-/// of other cases.
-const OF_THE_CONFIG: [&str; 9] = [
-    "config-comments",
-    "config-indented-comment",
-    "config-trailing-words",
-    "config-unequal-sizes", // refused by Board::parse
-    "offset-decimal",
-    "offset-octal",
-    "offset-negative-file",
-    "size-without-0x",
-    "single-bigendian", // has a test of its own
-];
-
-#[test]
-fn we_read_of_each_vector_what_libubootenv_reads_and_refuse_what_it_refuses() {
-    let expected = vector_json("expected.json");
-    let mut compared = BTreeSet::new();
-    for case in expected["read"].as_array().expect("cases") {
-        let name = case["name"].as_str().expect("a name");
-        if OF_THE_CONFIG.contains(&name) {
-            continue;
-        }
-        let ours = Copies::of_case(name).env().variables();
-        match case["libubootenv"]["rc"].as_i64() {
-            Some(0) => {
-                let ours = ours.unwrap_or_else(|error| panic!("{name}: {error}"));
-                let theirs = case["libubootenv"]["stdout"].as_str().expect("text");
-                assert_eq!(as_libubootenv_prints(&ours), theirs, "{name}");
-            }
-            _ => {
-                let error = ours.expect_err(name);
-                assert!(
-                    matches!(error, BootError::Damaged { .. }),
-                    "{name}: {error:?}"
-                );
-            }
-        }
-        compared.insert(name);
-    }
-    assert_eq!(compared.len(), 35, "{compared:?}");
-}
-
-#[test]
-#[cfg_attr(
-    target_endian = "big",
-    ignore = "the tools of this machine are for its own byte order"
-)]
-fn the_installed_tool_and_we_read_the_same() {
-    for case in [
-        "single-mkenvimage",
-        "redund-wrap-255-0",
-        "same-file-two-copies",
-        "odd-entries",
-    ] {
-        let copies = Copies::of_case(case);
-        let ours = copies.env().variables().expect("readable");
-        assert_eq!(
-            Ok(as_libubootenv_prints(&ours)),
-            copies.fw_printenv(),
-            "{case}"
-        );
-    }
-}
-
-#[test]
-fn what_uboot_itself_saved_is_read_in_the_byte_order_of_its_processor() {
-    let expected = vector_json("expected-uboot-saved.json");
-    for case in expected.as_array().expect("cases") {
-        let name = case["name"].as_str().expect("a name");
-        let lines = case["u_boot_printenv"].as_array().expect("lines").iter();
-        let theirs: Vec<_> = lines.filter_map(Value::as_str).collect();
-        let mut saved_last: Vec<String> = Vec::new();
-        for file in ["env0.bin", "env1.bin"] {
-            let bytes = fs::read(vectors().join(name).join(file)).expect("readable");
-            let (right, wrong) = match case["endian"].as_str() {
-                Some("little") => (
-                    StoredCopy::decode::<LittleEndian>(&bytes, Kind::Redundant),
-                    StoredCopy::decode::<BigEndian>(&bytes, Kind::Redundant),
-                ),
-                _ => (
-                    StoredCopy::decode::<BigEndian>(&bytes, Kind::Redundant),
-                    StoredCopy::decode::<LittleEndian>(&bytes, Kind::Redundant),
-                ),
-            };
-            assert!(
-                wrong
-                    .expect_err(name)
-                    .ends_with("it is in the other byte order")
-            );
-            let copy = right.unwrap_or_else(|error| panic!("{name}/{file}: {error}"));
-            assert_eq!(
-                Some(u64::from(copy.flags)),
-                case["files"][file]["flag"].as_u64()
-            );
-            if copy.flags == 1 {
-                let entries = copy.environment.entries();
-                saved_last = entries
-                    .map(|entry| String::from_utf8_lossy(entry).into_owned())
-                    .collect();
-            }
-        }
-        assert_eq!(saved_last, theirs, "{name}");
-    }
-}
-
-#[test]
-fn an_environment_for_the_other_byte_order_is_refused_here_and_readable_there() {
-    let copies = Copies::of_case("single-bigendian");
-    let bytes = &copies.files()[path_of(&copies.stores[0])];
-    let copy = StoredCopy::decode::<BigEndian>(bytes, Kind::Single).expect("made by mkenvimage -b");
-    assert_eq!(copy.environment.get("bootcmd"), Some(&b"run ab_boot"[..]));
-    if cfg!(target_endian = "big") {
-        let here = copies.env().variables().expect("our own byte order");
-        assert_eq!(here.get("bootcmd"), Some(&b"run ab_boot"[..]));
-    } else {
-        let error = copies.env().load().expect_err("the other byte order");
-        assert!(
-            error.to_string().ends_with("it is in the other byte order"),
-            "{error}"
-        );
-    }
 }
 
 #[test]
@@ -778,69 +655,6 @@ fn each_store_replaces_the_older_copy_whoever_wrote_the_newer() {
                 "{case}, round {round}"
             );
         }
-    }
-}
-
-/// The recorded writes of libubootenv, made by ours instead.
-#[test]
-#[cfg_attr(
-    target_endian = "big",
-    ignore = "the tools of this machine are for its own byte order"
-)]
-fn we_write_to_the_file_that_libubootenv_writes_to_with_the_same_flags() {
-    let expected = vector_json("expected.json");
-    let mut compared = BTreeSet::new();
-    for case in expected["write"].as_array().expect("cases") {
-        let name = case["case"].as_str().expect("a name");
-        // What is set is the business of `fw_setenv`; where it goes is compared here, once a case.
-        if case["argv"][3] != "slot" || name == "full-exact" || !compared.insert(name) {
-            continue;
-        }
-        let (ours, theirs) = (Copies::of_case(name), Copies::of_case(name));
-        let before = ours.files();
-        let stored = ours.env().store(&BootState::FACTORY);
-        let changed: Vec<_> = ours
-            .files()
-            .into_iter()
-            .filter(|(path, bytes)| before[path] != *bytes)
-            .map(|(path, _)| Value::from(path.file_name().and_then(|name| name.to_str())))
-            .collect();
-        assert_eq!(
-            Value::from(changed),
-            case["libubootenv"]["changed_files"],
-            "{name}"
-        );
-        assert_eq!(
-            stored.is_ok(),
-            case["libubootenv"]["rc"] == 0,
-            "{name}: {stored:?}"
-        );
-        if let (Ok(()), 2) = (stored, theirs.stores.len()) {
-            theirs.fw_setenv("slot", "c");
-            assert_eq!(ours.flags(), theirs.flags(), "{name}");
-        }
-    }
-    assert_eq!(compared.len(), 11, "{compared:?}");
-}
-
-#[test]
-fn all_other_entries_survive_a_store_byte_for_byte_and_in_their_order() {
-    for case in [
-        "odd-entries",
-        "not-sorted",
-        "many-vars",
-        "long-values",
-        "with-flags-var",
-        "redund-0-newer",
-        "offset",
-    ] {
-        let copies = Copies::of_case(case);
-        let before = copies.env().variables().expect("readable");
-        copies.env().store(&ON_TRIAL).expect("stored");
-        let after = copies.env().variables().expect("readable");
-        let added: [&[u8]; 3] = [b"BOOT_ORDER=B A", b"BOOT_A_LEFT=9", b"BOOT_B_LEFT=3"];
-        let expected: Vec<&[u8]> = before.entries().chain(added).collect();
-        assert_eq!(after.entries().collect::<Vec<_>>(), expected, "{case}");
     }
 }
 
@@ -957,11 +771,7 @@ fn a_bit_that_flips_anywhere_in_one_copy_leaves_the_other_and_the_next_store_hea
 #[test]
 fn two_damaged_copies_are_refused_and_not_written_over() {
     let copies = Copies::new(&BootState::FACTORY, 2);
-    for store in &copies.stores {
-        let mut bytes = fs::read(path_of(store)).expect("readable");
-        bytes[SIZE / 2] ^= 1;
-        fs::write(path_of(store), bytes).expect("writable");
-    }
+    copies.ruin();
     let before = copies.files();
     for result in [
         copies.env().load().map(|_| ()),
@@ -1041,5 +851,519 @@ fn a_copy_that_cannot_be_read_counts_as_damaged_and_a_missing_place_is_named() {
     assert!(
         matches!(&error, BootError::File(error) if error.path == path_of(&copies.stores[1])),
         "{error:?}"
+    );
+}
+
+// Both tools
+
+/// A tool that writes and prints environments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tool {
+    Libubootenv,
+    Uboots,
+}
+
+/// U-Boot's own `fw_printenv` and `fw_setenv`.
+fn uboots_tools() -> &'static Path {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("uboot-env");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/uboot-env");
+        let script = script.to_str().expect("a name");
+        must_run(script, &[dir.to_str().expect("a name")], Path::new("/"));
+        dir
+    })
+}
+
+impl Tool {
+    fn run(self, copies: &Copies, program: &str, words: &[&str]) -> String {
+        let (program, own) = match self {
+            Self::Libubootenv => (program.to_owned(), vec![]),
+            Self::Uboots => {
+                let program = uboots_tools().join(program).display().to_string();
+                (program, vec!["-l", "run"])
+            }
+        };
+        let words = own.iter().chain(&["-c", "fw_env.config"]).chain(words);
+        let words: Vec<&str> = words.copied().collect();
+        must_run(&program, &words, copies.dir.path())
+    }
+
+    /// All variables, a line each, sorted.
+    fn printed(self, copies: &Copies) -> Vec<String> {
+        let text = self.run(copies, "fw_printenv", &[]);
+        let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    }
+}
+
+/// Copies of a page each with variables of all kinds: in a file each, or one after the other in one file
+/// with something around them.
+fn copies_for_tools(count: usize, in_one_file: bool) -> Copies {
+    const SIZE: usize = 4096;
+    let others = [
+        ("bootcmd", "if test ${slot} = a; then run a; fi"),
+        ("quotes", "'a' \"b\" \\c"),
+        ("bytes", "\u{e9}\u{20ac}"),
+        ("spaces", " two  blanks "),
+        ("equals", "=a=b="),
+        ("ethaddr", "02:00:00:00:00:01"),
+    ];
+    let copies =
+        UbootEnv::format::<NativeEndian>(names(), &BootState::FACTORY, &others, SIZE, count);
+    let dir = TempDir::new().expect("a temporary directory");
+    fs::create_dir(dir.path().join("run")).expect("there is room");
+    let mut config = String::new();
+    let mut image = vec![0xa5; SIZE];
+    for (index, bytes) in copies.expect("it fits").iter().enumerate() {
+        if in_one_file {
+            config += &format!("flash.bin {:#x} {SIZE:#x} 0x200\n", image.len());
+            image.extend(bytes);
+        } else {
+            fs::write(dir.path().join(format!("env{index}.bin")), bytes).expect("written");
+            config += &format!("env{index}.bin 0x0 {SIZE:#x}\n");
+        }
+    }
+    image.extend([0x5a; SIZE]);
+    fs::write(dir.path().join("flash.bin"), image).expect("written");
+    fs::write(dir.path().join("fw_env.config"), config).expect("written");
+    Copies::open(dir)
+}
+
+#[test]
+#[cfg_attr(
+    target_endian = "big",
+    ignore = "the tools of this machine are for its own byte order"
+)]
+fn both_tools_read_what_we_write_and_we_what_each_of_them_writes_round_after_round() {
+    for (count, in_one_file) in [(1, false), (2, false), (2, true)] {
+        let copies = copies_for_tools(count, in_one_file);
+        let others = |lines: &[String]| -> Vec<String> {
+            let ours = |line: &&String| line.starts_with("BOOT_") || line.starts_with("round=");
+            lines.iter().filter(|line| !ours(line)).cloned().collect()
+        };
+        let ours = || -> Vec<String> {
+            let environment = copies.env().variables().expect("readable");
+            let entries = environment.entries();
+            let mut lines: Vec<_> = entries
+                .map(|entry| String::from_utf8(entry.to_vec()).expect("UTF-8"))
+                .collect();
+            lines.sort();
+            lines
+        };
+        let foreign = others(&ours());
+        assert_eq!(foreign.len(), 6);
+        for round in 0..9_u8 {
+            let case = format!("{count} copies, in one file: {in_one_file}, round {round}");
+            let state = BootState {
+                primary: Slot::ALL[usize::from(round) % 2],
+                conditions: [Condition::Good, Condition::Trial(round % 7 + 1)],
+            };
+            match round % 3 {
+                0 => copies.env().store(&state).expect("stored"),
+                turn => {
+                    let tool = [Tool::Libubootenv, Tool::Uboots][usize::from(turn) - 1];
+                    let order = ["A B", "B A"][state.primary.index()];
+                    let left = (round % 7 + 1).to_string();
+                    tool.run(&copies, "fw_setenv", &["BOOT_ORDER", order]);
+                    tool.run(&copies, "fw_setenv", &["BOOT_B_LEFT", &left]);
+                }
+            }
+            assert_eq!(copies.load(), state, "{case}");
+            let lines = ours();
+            for tool in [Tool::Libubootenv, Tool::Uboots] {
+                assert_eq!(tool.printed(&copies), lines, "{case}: {tool:?}");
+            }
+            let number = round.to_string();
+            let change = [("round", Some(number.as_str()))];
+            copies.env().change(&change).expect("set");
+            assert_eq!(others(&ours()), foreign, "{case}");
+            assert_eq!(copies.env().flaws().expect("whole"), [""; 0], "{case}");
+        }
+        if in_one_file {
+            let bytes = fs::read(path_of(&copies.stores[0])).expect("readable");
+            assert!(bytes[..4096].iter().all(|byte| *byte == 0xa5));
+            assert!(bytes[3 * 4096..].iter().all(|byte| *byte == 0x5a));
+        }
+    }
+}
+
+/// The virtual router, but with U-Boot and its environment where `/etc/fw_env.config` says.
+fn router() -> Board {
+    let text = board::VIRTUAL
+        .replace("kind = \"grub-env\"", "kind = \"uboot-env\"")
+        .replace(
+            "store = [{ path = \"/flash/env\" }]",
+            "fw_env_config = \"/etc/fw_env.config\"",
+        );
+    Board::parse(&text, "board.toml").expect("a board")
+}
+
+#[test]
+#[ignore = "needs root and a loop device"]
+fn on_a_block_device_offsets_may_count_from_its_end_and_both_tools_find_the_same_there() {
+    const LEN: usize = 64 << 10;
+    const SIZE: usize = 8 << 10;
+    let copies = UbootEnv::format::<NativeEndian>(names(), &BootState::FACTORY, &[], SIZE, 2)
+        .expect("it fits");
+    let dir = TempDir::new().expect("a temporary directory");
+    let mut disk = vec![0xa5; LEN - 2 * SIZE];
+    disk.extend(copies.concat());
+    fs::write(dir.path().join("disk"), disk).expect("written");
+    let device = must_run("losetup", &["--find", "--show", "disk"], dir.path());
+    let device = device.trim();
+    let detach = || must_run("losetup", &["-d", device], dir.path());
+    let config = format!("{device} -0x4000 0x2000 0x200\n{device} -8192 0x2000 0x200\n");
+    for (path, content) in [("fw_env.config", &config), ("etc/fw_env.config", &config)] {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("there is room");
+        fs::write(path, content).expect("written");
+    }
+    for place in ["run", "dev"] {
+        fs::create_dir(dir.path().join(place)).expect("there is room");
+    }
+    let node = dir.path().join(device.trim_start_matches('/'));
+    std::os::unix::fs::symlink(device, &node).expect("linked");
+    let found = fw_env_config::read(dir.path(), Path::new("/etc/fw_env.config"), &router());
+    let stores = found.map(|stores| {
+        let stores = stores.into_iter();
+        let at_node = |store: Store| Store {
+            place: Place::Path(node.clone()),
+            ..store
+        };
+        stores.map(at_node).collect::<Vec<_>>()
+    });
+    let stores = stores.unwrap_or_else(|error| {
+        detach();
+        panic!("{error}");
+    });
+    let offsets: Vec<_> = stores.iter().map(|store| store.offset).collect();
+    let copies = Copies { dir, stores };
+    let mut seen = Vec::new();
+    for round in 0..3_u8 {
+        copies.env().store(&ON_TRIAL).expect("stored");
+        seen.push(Tool::Libubootenv.printed(&copies) == Tool::Uboots.printed(&copies));
+        let left = round.to_string();
+        Tool::Uboots.run(&copies, "fw_setenv", &["BOOT_A_LEFT", &left]);
+        seen.push(copies.load().conditions[0] == Condition::from_digit(&left).expect("a digit"));
+        Tool::Libubootenv.run(&copies, "fw_setenv", &["BOOT_B_LEFT", &left]);
+        seen.push(copies.load().conditions[1] == copies.load().conditions[0]);
+    }
+    must_run("losetup", &["-d", device], copies.dir.path());
+    assert_eq!(offsets, [48 << 10, 56 << 10]);
+    assert_eq!(seen, [true; 9]);
+    let disk = fs::read(copies.dir.path().join("disk")).expect("readable");
+    assert!(disk[..LEN - 2 * SIZE].iter().all(|byte| *byte == 0xa5));
+}
+
+#[test]
+#[cfg_attr(
+    target_endian = "big",
+    ignore = "the tools of this machine are for its own byte order"
+)]
+fn none_of_two_writers_at_once_loses_what_the_other_one_has_set() {
+    const ROUNDS: usize = 25;
+    let copies = copies_for_tools(2, false);
+    let theirs = thread::scope(|scope| {
+        let theirs = scope.spawn(|| {
+            for round in 0..ROUNDS {
+                let name = format!("theirs{round}");
+                Tool::Uboots.run(&copies, "fw_setenv", &[&name, "1"]);
+            }
+        });
+        for round in 0..ROUNDS {
+            let name = format!("ours{round}");
+            copies.env().change(&[(&name, Some("1"))]).expect("set");
+        }
+        theirs.join()
+    });
+    theirs.expect("the tool works");
+    let found = copies.env().variables().expect("readable");
+    for round in 0..ROUNDS {
+        for name in [format!("ours{round}"), format!("theirs{round}")] {
+            assert_eq!(found.get(&name), Some(&b"1"[..]), "{name} is lost");
+        }
+    }
+}
+
+#[test]
+fn while_a_tool_holds_its_lock_nothing_is_written_and_we_do_not_wait_for_ever() {
+    thread::scope(|scope| {
+        for lock in ["var/lock/fw_printenv.lock", "run/fw_printenv.lock"] {
+            scope.spawn(move || {
+                let copies = Copies::new(&BootState::FACTORY, 2);
+                copies.lay(lock, "");
+                let held = fs::File::open(copies.dir.path().join(lock)).expect("it is there");
+                held.lock().expect("free");
+                let before = copies.files();
+                for result in [
+                    copies.env().store(&ON_TRIAL),
+                    copies.env().repair(&ON_TRIAL).map(drop),
+                ] {
+                    let error = result.expect_err("somebody else is at work");
+                    let BootError::Busy { path } = error else {
+                        panic!("{error:?}");
+                    };
+                    assert_eq!(path, copies.dir.path().join(lock));
+                }
+                assert!(copies.files() == before);
+                assert_eq!(copies.load(), BootState::FACTORY, "to read needs no lock");
+                held.unlock().expect("it was held");
+                copies.env().store(&ON_TRIAL).expect("stored");
+            });
+        }
+    });
+}
+
+#[test]
+fn two_names_of_one_lock_are_one_lock_and_directories_that_are_missing_stay_so() {
+    let copies = Copies::new(&BootState::FACTORY, 2);
+    copies.env().store(&ON_TRIAL).expect("stored");
+    assert!(!copies.dir.path().join("run").exists());
+    assert!(!copies.dir.path().join("var").exists());
+    copies.lay("run/here", "");
+    fs::create_dir(copies.dir.path().join("var")).expect("there is room");
+    std::os::unix::fs::symlink("../run", copies.dir.path().join("var/lock")).expect("linked");
+    copies.env().store(&BootState::FACTORY).expect("stored");
+    assert!(copies.dir.path().join("run/fw_printenv.lock").exists());
+}
+
+// Variables that are not to be changed
+
+#[test]
+fn a_variable_that_flags_protect_is_never_changed_and_all_others_are() {
+    let copies = Copies::of_case("with-flags-var");
+    let before = copies.files();
+    let value = |name: &str| {
+        let found = copies.env().variables().expect("readable");
+        let value = found.get(name).map(<[u8]>::to_vec);
+        value.and_then(|value| String::from_utf8(value).ok())
+    };
+    let (mac, serial) = (value("ethaddr"), value("serial#"));
+    assert!(mac.is_some() && value(".flags").is_some());
+    for (name, new) in [
+        ("ethaddr", Some("02:11:22:33:44:55")),
+        ("ethaddr", None),
+        ("ethaddr", Some("")),
+        ("serial#", serial.as_ref().and(None)),
+    ] {
+        if name == "serial#" && serial.is_none() {
+            continue; // what has no value may be set
+        }
+        let changes = [("fine", Some("1")), (name, new)];
+        for result in [copies.env().change(&changes), copies.env().check(&changes)] {
+            let error = result.expect_err(name).to_string();
+            assert!(
+                error.ends_with(&format!(
+                    "variable {name}: is write-once: U-Boot lets nobody change it"
+                )),
+                "{error}"
+            );
+        }
+        assert!(copies.files() == before, "{name}");
+    }
+    let same = [("ethaddr", mac.as_deref()), ("fine", Some("1"))];
+    copies.env().change(&same).expect("it is what it was");
+    copies.env().store(&ON_TRIAL).expect("stored");
+    assert_eq!(value("fine").as_deref(), Some("1"));
+    assert_eq!(value("ethaddr"), mac);
+}
+
+#[test]
+fn a_layout_that_would_set_a_protected_variable_is_refused_before_anything_is_written() {
+    let layout = "variable = 'serial#'\nvalues = ['1', '2']\n";
+    let layout = board::Layout::Switch(Box::new(toml::from_str(layout).expect("a switch")));
+    let copies = Copies::new(&BootState::FACTORY, 2);
+    copies
+        .env()
+        .change(&[("serial#", Some("1"))])
+        .expect("it had no value");
+    let before = copies.files();
+    let mut env = copies.env().with_layout(&layout, 3);
+    for result in [
+        env.load().map(drop),
+        env.flaws().map(drop),
+        env.store(&ON_TRIAL),
+    ] {
+        let error = result.expect_err("it is write-once");
+        assert!(
+            error.to_string().contains("serial#: is write-once"),
+            "{error}"
+        );
+    }
+    assert!(copies.files() == before);
+}
+
+#[test]
+fn an_empty_value_is_none_as_for_uboot() {
+    let copies = Copies::new(&BootState::FACTORY, 2);
+    let others = copies.files();
+    copies
+        .env()
+        .change(&[("nothing", Some(""))])
+        .expect("there is nothing to set");
+    assert!(copies.files() == others);
+    copies
+        .env()
+        .change(&[("bootdelay", Some(""))])
+        .expect("removed");
+    let found = copies.env().variables().expect("readable");
+    assert_eq!(found.get("bootdelay"), None);
+    assert_eq!(found.get("bootcmd"), Some(&b"run ab"[..]));
+}
+
+// Repair
+
+const INITIAL: &str = "etc/u-boot-initial-env";
+
+#[test]
+fn a_damaged_copy_of_two_is_a_flaw_and_a_repair_writes_it_from_the_other_one() {
+    for broken in [0, 1] {
+        let copies = Copies::new(&BootState::FACTORY, 2);
+        copies.env().store(&ON_TRIAL).expect("stored");
+        assert_eq!(copies.env().flaws().expect("whole"), [""; 0]);
+        let path = path_of(&copies.stores[broken]).to_owned();
+        let mut bytes = fs::read(&path).expect("readable");
+        bytes[SIZE - 1] ^= 0x80;
+        fs::write(&path, bytes).expect("writable");
+        let state = copies.load();
+        let flaws = copies.env().flaws().expect("the other one is whole");
+        let begin = format!("the copy in {} is damaged: its CRC is ", path.display());
+        assert!(
+            flaws.len() == 1 && flaws[0].starts_with(&begin),
+            "{flaws:?}"
+        );
+        let done = copies.env().repair(&state).expect("repaired");
+        assert!(done.len() == 1 && done[0].starts_with(&begin), "{done:?}");
+        assert_eq!(copies.env().flaws().expect("whole"), [""; 0]);
+        assert_eq!(copies.load(), state);
+        let [first, second] = [0, 1].map(|at| {
+            let bytes = fs::read(path_of(&copies.stores[at])).expect("readable");
+            let copy = StoredCopy::decode::<NativeEndian>(&bytes, Kind::Redundant);
+            copy.expect("whole").environment
+        });
+        assert_eq!(first, second);
+    }
+}
+
+#[test]
+#[cfg_attr(
+    target_endian = "big",
+    ignore = "the tools of this machine are for its own byte order"
+)]
+fn an_unreadable_pair_is_repaired_from_the_initial_environment_or_not_at_all() {
+    for count in [1, 2] {
+        let copies = Copies::new(&ON_TRIAL, count);
+        copies.ruin();
+        let before = copies.files();
+        for (initial, expected) in [
+            (
+                None,
+                "no copy is whole, and there is no /etc/u-boot-initial-env",
+            ),
+            (Some("bootdelay=2\nbootcmd=\n"), "has no `bootcmd`"),
+            (
+                Some("bootcmd=run x\nnonsense\n"),
+                "line 2 of /etc/u-boot-initial-env is no",
+            ),
+            (
+                Some("bootcmd=run x\n=y\n"),
+                "line 2 of /etc/u-boot-initial-env is no",
+            ),
+            (
+                Some("bootcmd=run\0x\n"),
+                "line 1 of /etc/u-boot-initial-env is no",
+            ),
+        ] {
+            if let Some(text) = initial {
+                copies.lay(INITIAL, text);
+            }
+            let error = copies
+                .env()
+                .repair(&BootState::FACTORY)
+                .expect_err(expected);
+            assert!(matches!(error, BootError::Irreparable { .. }), "{error:?}");
+            assert!(error.to_string().contains(expected), "{error}");
+            assert!(copies.files() == before, "{expected}");
+        }
+        copies.lay(
+            INITIAL,
+            "# built so\r\nbootcmd=run ab\r\n\nempty=\neq=a=b\n",
+        );
+        let (done, ops) = trace::record(|| copies.env().repair(&BootState::FACTORY));
+        assert_eq!(done.expect("repaired").len(), count + 1);
+        let whole = copies.files();
+        assert_eq!(copies.load(), BootState::FACTORY);
+        assert_eq!(copies.env().flaws().expect("whole"), [""; 0]);
+        let listed = "BOOT_A_LEFT=9\nBOOT_B_LEFT=0\nBOOT_ORDER=A B\nbootcmd=run ab\neq=a=b\n";
+        assert_eq!(copies.fw_printenv().as_deref(), Ok(listed));
+        cut_repair(&copies, &before, &ops);
+        copies.write(&whole);
+        copies.env().store(&ON_TRIAL).expect("stored");
+        assert_eq!(copies.load(), ON_TRIAL);
+    }
+}
+
+/// Cuts a repair at every byte of its writes: what is found is unreadable still, or repaired.
+fn cut_repair(copies: &Copies, before: &BTreeMap<PathBuf, Vec<u8>>, ops: &[Op]) {
+    let mut files = before.clone();
+    let mut seen = [0; 2];
+    for op in ops {
+        let Op::Write { path, offset, data } = op else {
+            continue;
+        };
+        let at = usize::try_from(*offset).expect("small");
+        for cut in 0..=data.len() {
+            let mut torn = files.clone();
+            let bytes = torn.get_mut(path).expect("a copy");
+            bytes[at..at + cut].copy_from_slice(&data[..cut]);
+            copies.write(&torn);
+            match copies.env().load() {
+                Ok(state) => assert_eq!(state, BootState::FACTORY),
+                Err(error) => assert!(matches!(error, BootError::Damaged { .. }), "{error:?}"),
+            }
+            seen[usize::from(copies.env().load().is_ok())] += 1;
+        }
+        let bytes = files.get_mut(path).expect("a copy");
+        bytes[at..at + data.len()].copy_from_slice(data);
+    }
+    assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
+}
+
+#[test]
+fn what_is_whole_in_another_form_is_not_repaired_whatever_the_board_file_says() {
+    let other_order = match cfg!(target_endian = "little") {
+        true => "single-bigendian",
+        false => "single-pad00",
+    };
+    for (case, form) in [
+        ("single-read-as-redund", "as one that stands alone"),
+        ("redund-read-as-single", "as one of two"),
+        (other_order, "in the other byte order"),
+    ] {
+        let copies = Copies::of_case(case);
+        copies.lay(INITIAL, "bootcmd=run ab\n");
+        let before = copies.files();
+        let error = copies.env().repair(&BootState::FACTORY).expect_err(case);
+        assert!(matches!(error, BootError::Irreparable { .. }), "{error:?}");
+        let problem = format!(" is whole {form}: correct the board file");
+        assert!(error.to_string().contains(&problem), "{error}");
+        assert!(copies.files() == before, "{case} was written");
+    }
+}
+
+#[test]
+fn a_state_that_was_lost_from_a_whole_environment_is_stored_by_a_repair_and_all_else_stays() {
+    let copies = Copies::of_case("many-vars");
+    let before = copies.env().variables().expect("readable");
+    assert!(copies.env().load().is_err() && copies.env().flaws().is_err());
+    copies.env().repair(&ON_TRIAL).expect("repaired");
+    assert_eq!(copies.load(), ON_TRIAL);
+    let after = copies.env().variables().expect("readable");
+    assert!(
+        before
+            .entries()
+            .all(|entry| after.entries().any(|kept| kept == entry))
     );
 }

@@ -38,6 +38,9 @@ const LAST: BootState = BootState {
     conditions: [Condition::Good, Condition::Good],
 };
 
+/// Of a system without locks and without an initial environment.
+const ROOT: &str = "/no-such-root";
+
 fn names() -> [String; 2] {
     ["a".to_owned(), "b".to_owned()]
 }
@@ -59,12 +62,11 @@ fn on_mtd(offsets: [u64; 2]) -> Vec<Store> {
 }
 
 fn env(chips: &Chips, stores: &[Store]) -> UbootEnv {
-    UbootEnv::new(
-        Path::new("/"),
-        stores.to_vec(),
-        names(),
-        Rc::new(chips.clone()),
-    )
+    env_in(Path::new(ROOT), chips, stores)
+}
+
+fn env_in(root: &Path, chips: &Chips, stores: &[Store]) -> UbootEnv {
+    UbootEnv::new(root, stores.to_vec(), names(), Rc::new(chips.clone()))
 }
 
 fn load(chips: &Chips, stores: &[Store]) -> Result<BootState, BootError> {
@@ -113,10 +115,21 @@ fn medium(kind: &str) -> (Chips, Vec<Store>) {
 
 /// Everything that a cut in `store` can leave.
 fn cuts(state: &ChipsState, stores: &[Store], new: &BootState) -> Vec<Crash> {
+    cuts_of(state, stores, new, |chips| env(chips, stores).store(new))
+}
+
+/// Everything that a cut in work can leave which ends with this state.
+fn cuts_of(
+    state: &ChipsState,
+    stores: &[Store],
+    new: &BootState,
+    work: impl FnOnce(&Chips) -> Result<(), BootError>,
+) -> Vec<Crash> {
     let chips = Chips::with_state(state);
-    let (stored, log) = trace::record(|| env(&chips, stores).store(new));
+    let (stored, log) = trace::record(|| work(&chips));
     stored.expect("stored");
     assert_eq!(load(&chips, stores).expect("whole"), *new);
+    assert_eq!(env(&chips, stores).flaws().expect("whole"), [""; 0]);
     assert_eq!(chips.violations(), [""; 0]);
     let run = Run {
         root: Path::new("/"),
@@ -191,6 +204,14 @@ fn of_two_whole_copies_on_nor_the_one_counts_that_uboot_takes_and_a_store_makes_
         let chips = Chips::with_state(&chips.state());
         let expected = [BootState::FACTORY, NEXT][usize::try_from(active).expect("small")];
         assert_eq!(load(&chips, &stores).expect("whole"), expected, "{flags:?}");
+        let flaws = env(&chips, &stores).flaws().expect("whole");
+        let in_order = matches!(flags, [1, 0] | [0, 1]);
+        assert_eq!(flaws.is_empty(), in_order, "{flags:?}: {flaws:?}");
+        // The same state mends them, too.
+        let mended = Chips::with_state(&chips.state());
+        env(&mended, &stores).store(&expected).expect("stored");
+        assert_eq!(env(&mended, &stores).flaws().expect("whole"), [""; 0]);
+        assert_eq!(load(&mended, &stores).expect("whole"), expected);
         env(&chips, &stores).store(&LAST).expect("stored");
         let after = [0, 1].map(|at| {
             let offset = stores[at].offset + 4;
@@ -200,6 +221,62 @@ fn of_two_whole_copies_on_nor_the_one_counts_that_uboot_takes_and_a_store_makes_
         assert_eq!(after, flags_after, "{flags:?}");
         assert_eq!(load(&chips, &stores).expect("whole"), LAST);
         assert_eq!(chips.violations(), [""; 0]);
+    }
+}
+
+/// A root with the variables with which U-Boot was built.
+fn with_initial() -> TempDir {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    fs::create_dir(root.path().join("etc")).expect("there is room");
+    let initial = root.path().join("etc/u-boot-initial-env");
+    fs::write(initial, "bootcmd=run ab\n").expect("there is room");
+    root
+}
+
+/// Makes all copies unreadable.
+fn ruin(chips: &Chips, kind: &str, stores: &[Store]) {
+    let nothing = vec![0x55; usize::try_from(SIZE).expect("small")];
+    for (store, name) in stores.iter().zip(["one", "two"]) {
+        if matches!(kind, "nor" | "nand") {
+            chips.put("env", store.offset, &nothing);
+        } else {
+            let mut ubi = flash::Chips::ubi(chips, "env").expect("UBI");
+            let written = ubi.update(name, SIZE, &mut &*nothing);
+            written.and_then(|source| source).expect("written");
+        }
+    }
+}
+
+#[test]
+fn a_repair_that_is_cut_leaves_an_unreadable_pair_unreadable_or_repaired() {
+    let root = with_initial();
+    for kind in ["nor", "nand", "dynamic", "static"] {
+        let (chips, stores) = medium(kind);
+        ruin(&chips, kind, &stores);
+        let state = chips.state();
+        load(&Chips::with_state(&state), &stores).expect_err("both are damaged");
+        let repair = |chips: &Chips| env_in(root.path(), chips, &stores).repair(&LAST).map(drop);
+        let mut seen = [0; 2];
+        for crash in cuts_of(&state, &stores, &LAST, repair) {
+            let story = format!("{kind}: {}", crash.story);
+            let found = load(&Chips::with_state(&crash.chips), &stores);
+            seen[usize::from(found.is_ok())] += 1;
+            match found {
+                Ok(state) => assert_eq!(state, LAST, "{story}"),
+                Err(BootError::Damaged { .. }) => assert!(!crash.after_the_end, "{story}"),
+                Err(error) => panic!("{story}: {error}"),
+            }
+            for again in cuts_of(&crash.chips, &stores, &LAST, repair) {
+                let found = load(&Chips::with_state(&again.chips), &stores);
+                let story = format!("{story}; and again, {}", again.story);
+                assert!(
+                    found.as_ref().is_ok_and(|state| *state == LAST) || found.is_err(),
+                    "{story}"
+                );
+                assert!(found.is_ok() || !again.after_the_end, "{story}");
+            }
+        }
+        assert!(seen[0] > 0 && seen[1] > 0, "{kind}: {seen:?}");
     }
 }
 
@@ -547,7 +624,7 @@ fn a_medium_that_says_yes_and_forgets_is_noticed_and_the_old_state_is_there() {
                 chips: chips.clone(),
                 forgets,
             };
-            let mut env = UbootEnv::new(Path::new("/"), stores.clone(), names(), Rc::new(on));
+            let mut env = UbootEnv::new(Path::new(ROOT), stores.clone(), names(), Rc::new(on));
             assert!(env.store(&NEXT).is_err(), "{kind}");
             let state = load(&chips, &stores).expect("the newest is not touched");
             assert_eq!(state, BootState::FACTORY, "{kind}");
@@ -569,7 +646,7 @@ fn a_copy_on_nor_that_did_not_become_obsolete_is_noticed() {
             chips: chips.clone(),
             forgets: |bytes| bytes.len() == 1,
         };
-        let mut env = UbootEnv::new(Path::new("/"), stores.clone(), names(), Rc::new(on));
+        let mut env = UbootEnv::new(Path::new(ROOT), stores.clone(), names(), Rc::new(on));
         assert!(env.store(&state).is_err(), "{state:?}");
         let found = load(&chips, &stores).expect("whole");
         assert_eq!(found, BootState::FACTORY);

@@ -1,11 +1,10 @@
-//! `/etc/fw_env.config`: which environment is found by it. What U-Boot's own tools make of such files is
-//! in `vectors/uboot-env`.
+//! `/etc/fw_env.config`: which environment is found by it. What the tools of others make of such files is
+//! in `boot_env_vectors.rs`.
 
 use std::fs;
 use std::path::Path;
 use std::rc::Rc;
 
-use serde_json::Value;
 use sysupgrade_rs::board::{self, Board, Place, Store, Volume};
 use sysupgrade_rs::boot::{BootError, fw_env_config};
 use sysupgrade_rs::flash::{Chips, Kernel};
@@ -50,53 +49,6 @@ fn refused(config: &str) -> (usize, String) {
 }
 
 #[test]
-fn of_each_vector_the_environment_is_read_that_libubootenv_reads_and_what_it_refuses_is_refused() {
-    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/uboot-env");
-    let expected = fs::read(vectors.join("expected.json")).expect("readable");
-    let expected: Value = serde_json::from_slice(&expected).expect("it is JSON");
-    let about_the_file = ["config", "offset", "size", "same-file"];
-    let mut compared = 0;
-    for case in expected["read"].as_array().expect("cases") {
-        let name = case["name"].as_str().expect("a name");
-        if !about_the_file.iter().any(|topic| name.starts_with(topic)) {
-            continue;
-        }
-        compared += 1;
-        let root = root("");
-        let config = fs::read_to_string(vectors.join(name).join("fw_env.config")).expect(name);
-        // The tools were run in the directory of the case.
-        let absolute = |line: &str| match line.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-            true => format!("/{line}\n"),
-            false => format!("{line}\n"),
-        };
-        let config: String = config.lines().map(absolute).collect();
-        fs::write(root.path().join("etc/fw_env.config"), config).expect(name);
-        for file in case["files"].as_object().expect("files").keys() {
-            fs::copy(vectors.join(name).join(file), root.path().join(file)).expect(name);
-        }
-        let chips: Rc<dyn Chips> = Rc::new(Kernel::new(root.path()));
-        let ours = system::uboot_env(root.path(), &router(), &chips);
-        if case["libubootenv"]["rc"].as_i64() != Some(0) {
-            assert!(
-                matches!(ours, Err(BootError::Config { .. })),
-                "{name} was not refused for the file"
-            );
-            continue;
-        }
-        let ours = ours.and_then(|env| env.variables());
-        let ours = ours.unwrap_or_else(|error| panic!("{name}: {error}"));
-        let entries = ours.entries();
-        let mut lines: Vec<_> = entries
-            .map(|entry| String::from_utf8_lossy(entry).into_owned() + "\n")
-            .collect();
-        lines.sort();
-        let theirs = case["libubootenv"]["stdout"].as_str().expect("text");
-        assert_eq!(lines.concat(), theirs, "{name}");
-    }
-    assert_eq!(compared, 11);
-}
-
-#[test]
 fn numbers_are_read_as_c_reads_them() {
     for (fields, offset, size, window) in [
         ("0 2000", 0, 0x2000, 0x2000),
@@ -107,6 +59,8 @@ fn numbers_are_read_as_c_reads_them() {
         ("-020 0x2000 0x1000 0x4 0x1 words", -16, 0x2000, 0x4000),
         ("16 0x2000 # 1000 4", 16, 0x2000, 0x2000),
         ("16 0x2000 0 0", 16, 0x2000, 0x2000),
+        ("16 0x2000 and so on", 16, 0x2000, 0x2000),
+        ("16 0x2000 c00 3 4", 16, 0x2000, 0x2400),
     ] {
         let entries = fw_env_config::parse(&format!("#\n/env {fields}\n")).expect(fields);
         let [entry] = entries.as_slice() else {
@@ -150,6 +104,25 @@ fn a_number_of_which_only_the_beginning_is_one_is_refused_with_its_line() {
 }
 
 #[test]
+fn of_three_places_the_third_is_not_looked_at() {
+    let entries = fw_env_config::parse("/e 0 1k\n/f 0 0x2000\n/g 0 0x2000\n");
+    assert!(entries.is_err(), "the first one is wrong");
+    let entries =
+        fw_env_config::parse("/e 0 0x2000\n/f 0 0x2000\n/g 0 1k\n").expect("two are enough");
+    let devices: Vec<_> = entries.iter().map(|entry| &*entry.device).collect();
+    assert_eq!(devices, ["/e", "/f"]);
+}
+
+#[test]
+fn the_yaml_of_libubootenv_is_refused_as_what_it_is() {
+    let yaml = "# made by a builder\nuboot:\n  size : 0x4000\n  lockfile : /run/lock\n  devices:\n    - path : \
+                /dev/mmcblk0\n      offset : 0xE000\n      disable-lock: yes\n";
+    let (line, problem) = refused(yaml);
+    assert_eq!(line, 2);
+    assert!(problem.starts_with("this is the YAML form"), "{problem}");
+}
+
+#[test]
 fn a_file_that_names_no_place_is_refused_and_so_is_one_that_is_not_there() {
     for text in ["", "\n", "# /env 0 0x2000\n/env 0\n/env offset size\n"] {
         let (_, problem) = refused(text);
@@ -174,6 +147,11 @@ fn places_are_held_to_the_rules_of_the_board_file() {
         ),
         (
             "/e 0 0x2000\n/e 0x1000 0x2000\n",
+            2,
+            "the two copies overlap: a cut would damage both",
+        ),
+        (
+            "/e 0 0x2000\n/e 0 0x2000\n",
             2,
             "the two copies overlap: a cut would damage both",
         ),

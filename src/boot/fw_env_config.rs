@@ -85,6 +85,9 @@ pub fn read(root: &Path, path: &Path, board: &Board) -> Result<Vec<Store>, BootE
 pub fn parse(text: &str) -> Result<Vec<Entry>, (usize, String)> {
     let mut entries = Vec::new();
     for (index, line) in text.lines().enumerate() {
+        if entries.len() == COPIES {
+            break;
+        }
         let line_number = index + 1;
         let entry = entry(line).map_err(|problem| (line_number, problem))?;
         entries.extend(entry.map(|entry| Entry {
@@ -92,9 +95,13 @@ pub fn parse(text: &str) -> Result<Vec<Entry>, (usize, String)> {
             ..entry
         }));
     }
-    entries.truncate(COPIES);
     if entries.is_empty() {
         let line = text.lines().count().max(1);
+        if let Some(at) = text.lines().position(is_yaml) {
+            let problem = "this is the YAML form that only libubootenv reads: write a line of device, \
+                           offset and size for each copy";
+            return Err((at + 1, problem.to_owned()));
+        }
         return Err((line, "no line names a place of the environment".to_owned()));
     }
     Ok(entries)
@@ -116,7 +123,9 @@ fn entry(line: &str) -> Result<Option<Entry>, String> {
     let offset = integer(offset).ok_or_else(|| no_number("offset", offset))?;
     let size = hex(size).ok_or_else(|| no_number("size", size))?;
     // Words of a comment may follow.
-    let mut numbers = words.take_while(|word| begins_hex(word));
+    let is_number =
+        |word: &&str| word.starts_with(|c: char| c.is_ascii_digit()) || hex(word).is_some();
+    let mut numbers = words.take_while(is_number);
     let mut number = |name, default| match numbers.next() {
         Some(word) => hex(word).ok_or_else(|| no_number(name, word)),
         None => Ok(default),
@@ -133,6 +142,14 @@ fn entry(line: &str) -> Result<Option<Entry>, String> {
         size,
         window: if window == 0 { size } else { window },
     }))
+}
+
+/// True for a line of YAML: `name:`, `name: value`, `- name: value`, also with blanks before the colon.
+fn is_yaml(line: &str) -> bool {
+    let line = line.trim_start_matches([' ', '-']);
+    let name = line.split(':').next().unwrap_or_default().trim_end();
+    let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    name.len() < line.len() && !name.is_empty() && name.bytes().all(is_word)
 }
 
 fn no_number(name: &str, word: &str) -> String {

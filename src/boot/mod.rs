@@ -114,6 +114,12 @@ pub enum BootError {
         /// What went wrong, printable.
         problem: String,
     },
+    /// A tool of somebody else's is at work on it.
+    #[error("another program holds {}", path.display())]
+    Busy {
+        /// The lock file.
+        path: PathBuf,
+    },
     /// The variables do not fit into the store.
     #[error("{}: the environment does not fit: {need} bytes, there is room for {room}", path.display())]
     Full {
@@ -138,6 +144,7 @@ impl BootError {
             Self::Program { .. } => {
                 "`scripts/conformance` tries this program; `board/program` says what it must do"
             }
+            Self::Busy { .. } => "wait until it has ended: it is one of U-Boot's tools",
             Self::Full { .. } => "remove variables that nobody needs with fw_setenv",
             // Says so itself.
             Self::Variable { .. } => return None,

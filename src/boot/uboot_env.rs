@@ -33,7 +33,11 @@
 //! which is the state before the store that was cut first.
 //!
 //! Two copies that are both damaged are refused, and never written over: what they held is lost
-//! only when somebody decides so.
+//! only when somebody decides so ([`Bootloader::repair`]). Then both are written anew, one after the
+//! other, from `/etc/u-boot-initial-env`: a U-Boot that finds an environment without `bootcmd` boots
+//! nothing, so without that file there is no repair. A cut leaves both damaged or one whole. An
+//! environment that is whole in another form (of one copy where the board file says two, of the other
+//! byte order) is none that is damaged: the board file is wrong, and nothing is written.
 //!
 //! # One copy
 //!
@@ -41,26 +45,39 @@
 //! instant. Elsewhere nothing can make it so. While it is written the CRC is wrong, and a cut in that
 //! time leaves U-Boot with the environment that is compiled into it. Boards with one copy are for
 //! boot loaders that were built so; a board that can have two should.
+//!
+//! # Others who write
+//!
+//! Every change is made under the locks of U-Boot's tools ([`lock`]), from the reading on, and no variable
+//! is changed that U-Boot itself would not change ([`access`]).
 
+mod access;
+mod lock;
 mod medium;
 mod mtd;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use byteorder::{ByteOrder, NativeEndian};
+use byteorder::{BigEndian, ByteOrder, LittleEndian, NativeEndian};
 
 use super::layout::Layout;
 use super::order::Order;
 use super::{BootError, Bootloader};
 use crate::board::{self, MAX_ENVIRONMENT, Store};
-use crate::files::below;
+use crate::files::{self, below};
 use crate::flash::Chips;
 use crate::report::printable;
 use crate::slots::{BootState, MAX_TRIES};
+use access::Access;
+use lock::Locks;
 use medium::{Flags, Health, Medium, Purpose, System};
 
 const CRC_LEN: usize = 4;
+
+/// `name=value` lines with which U-Boot was built, where libubootenv looks for them, too.
+const INITIAL: &str = "/etc/u-boot-initial-env";
 
 /// Flags on NOR flash (env/flash.c of U-Boot, as `ENV_REDUND_ACTIVE` and kin): each next one can be
 /// programmed over the one before.
@@ -83,6 +100,13 @@ impl Kind {
             Self::Single
         } else {
             Self::Redundant
+        }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::Single => Self::Redundant,
+            Self::Redundant => Self::Single,
         }
     }
 
@@ -202,15 +226,17 @@ impl Environment {
 
     /// The value of a variable; of repeated names the last counts, as U-Boot has it.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.entries
-            .iter()
-            .rev()
-            .find_map(|entry| value_of(entry, name))
+    pub fn get(&self, name: impl AsRef<[u8]>) -> Option<&[u8]> {
+        let mut entries = self.entries.iter().rev();
+        entries.find_map(|entry| value_of(entry, &name))
     }
 
-    /// Sets a variable where it stands, or after all others.
+    /// Sets a variable where it stands, or after all others. Without a value there is none in U-Boot:
+    /// an empty one removes it.
     pub fn set(&mut self, name: &str, value: &str) {
+        if value.is_empty() {
+            return self.remove(name);
+        }
         let entry = format!("{name}={value}").into_bytes();
         let Some(at) = self
             .entries
@@ -244,8 +270,8 @@ impl Environment {
     }
 }
 
-fn value_of<'a>(entry: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+fn value_of(entry: &[u8], name: impl AsRef<[u8]>) -> Option<&[u8]> {
+    entry.strip_prefix(name.as_ref())?.strip_prefix(b"=")
 }
 
 /// A U-Boot environment in files, on block devices or on flash.
@@ -260,6 +286,7 @@ pub struct UbootEnv {
 /// One copy on its medium.
 struct Place {
     name: PathBuf,
+    offset: u64,
     medium: Box<dyn Medium>,
     bytes: Vec<u8>,
     health: Health,
@@ -343,8 +370,8 @@ impl UbootEnv {
     /// [`Bootloader::store`] alone.
     ///
     /// # Errors
-    /// [`BootError::Variable`] for a name or a value that no environment can hold; others as
-    /// [`Bootloader::store`].
+    /// [`BootError::Variable`] for a name or a value that no environment can hold, and for a variable that
+    /// U-Boot lets nobody change; others as [`Bootloader::store`].
     pub fn change(&self, changes: &[(&str, Option<&str>)]) -> Result<(), BootError> {
         self.check_names(changes)?;
         self.replace(|environment| environment.apply(changes))
@@ -359,7 +386,9 @@ impl UbootEnv {
         let places = self.open(Purpose::Read)?;
         let (newest, copy) = newest(&places)?;
         let mut copy = copy.clone();
+        let old = copy.environment.clone();
         copy.environment.apply(changes);
+        self.check_access(&old, &copy.environment)?;
         let (place, kind) = (&places[newest], Kind::of(places.len()));
         let size = place.bytes.len();
         let encoded = copy.encode::<NativeEndian>(kind, size);
@@ -382,6 +411,36 @@ impl UbootEnv {
                 name: printable(name),
                 problem: wrong.to_owned(),
             });
+        }
+        Ok(())
+    }
+
+    /// Complains of a variable that was changed and may not be.
+    fn check_access(&self, old: &Environment, new: &Environment) -> Result<(), BootError> {
+        match access::forbidden(old, new) {
+            None => Ok(()),
+            Some((name, access)) => Err(BootError::Variable {
+                path: self.name(),
+                name: printable(&String::from_utf8_lossy(&name)),
+                problem: format!("is {}: U-Boot lets nobody change it", access.word()),
+            }),
+        }
+    }
+
+    /// Complains of a layout that would set a variable that may not be set more than once.
+    fn check_layout(&self, environment: &Environment) -> Result<(), BootError> {
+        for (name, _) in self.layout.variables(&BootState::FACTORY) {
+            let access = Access::of(environment, name.as_bytes());
+            if access != Access::Anybody {
+                return Err(BootError::Variable {
+                    path: self.name(),
+                    name: printable(&name),
+                    problem: format!(
+                        "is {}: the layout in the board file must not set it",
+                        access.word()
+                    ),
+                });
+            }
         }
         Ok(())
     }
@@ -417,11 +476,31 @@ impl UbootEnv {
 
     /// Replaces the older copy by the newer one with what `change` makes of its variables.
     fn replace(&self, change: impl FnOnce(&mut Environment)) -> Result<(), BootError> {
+        let _locks = Locks::take(&self.root)?;
         let mut places = self.open(Purpose::Change)?;
-        let (newest, current) = newest(&places)?;
+        let none_is_sound = !places.iter().any(Place::is_sound);
+        self.write(&mut places, change)?;
+        if none_is_sound && places.len() == 2 {
+            // The one that was relied on until now.
+            self.write(&mut self.open(Purpose::Change)?, |_| {})?;
+        }
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        places: &mut [Place],
+        change: impl FnOnce(&mut Environment),
+    ) -> Result<(), BootError> {
+        let (newest, current) = newest(places)?;
         let other = (newest + 1) % places.len();
         let mut copy = current.clone();
         change(&mut copy.environment);
+        self.check_access(&current.environment, &copy.environment)?;
+        let flags = places[newest].medium.flags();
+        if flags == Flags::Boolean {
+            copy.flags = ACTIVE;
+        }
         if copy == *current && places.iter().all(Place::is_sound) {
             // Nothing to write, only to make sure of.
             let place = &mut places[newest];
@@ -436,10 +515,9 @@ impl UbootEnv {
             true => other,
             false => newest,
         };
-        copy.flags = match places[newest].medium.flags() {
-            Flags::Counter => current.flags.wrapping_add(1),
-            Flags::Boolean => ACTIVE,
-        };
+        if flags == Flags::Counter {
+            copy.flags = current.flags.wrapping_add(1);
+        }
         let kind = Kind::of(places.len());
         let place = &mut places[target];
         let size = place.bytes.len();
@@ -452,6 +530,102 @@ impl UbootEnv {
         }
         Ok(())
     }
+
+    /// Writes all copies anew, when none of them says anything any more.
+    fn renew(&self, mut places: Vec<Place>, state: &BootState) -> Result<(), BootError> {
+        let kind = Kind::of(places.len());
+        for place in &places {
+            if let Some(form) = place.other_form(kind) {
+                return Err(self.irreparable(format!(
+                    "{place} is whole {form}: correct the board file, or `fw_env.config`"
+                )));
+            }
+        }
+        let mut environment = self.initial()?;
+        self.check_layout(&environment)?;
+        for (name, value) in self.layout.variables(state) {
+            environment.set(&name, &value);
+        }
+        let get = |name: &str| environment.get(name).map(<[u8]>::to_vec);
+        self.layout.read(&self.name(), get)?;
+        let mut copies = Vec::new();
+        // The first copy is the newer one, of both flag conventions.
+        for (place, flags) in places.iter().zip([ACTIVE, OBSOLETE]) {
+            let environment = environment.clone();
+            let copy = StoredCopy { flags, environment };
+            let size = place.bytes.len();
+            let bytes = copy.encode::<NativeEndian>(kind, size);
+            copies.push(bytes.map_err(|need| full(&place.name, need, size))?);
+        }
+        for (place, bytes) in places.iter_mut().zip(&copies) {
+            place.medium.replace(&place.bytes, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// The variables with which U-Boot was built.
+    fn initial(&self) -> Result<Environment, BootError> {
+        let path = below(&self.root, Path::new(INITIAL));
+        let Some(text) = files::read_if_exists(&path, MAX_ENVIRONMENT)? else {
+            let problem = format!("no copy is whole, and there is no {INITIAL} to make one of");
+            return Err(self.irreparable(problem));
+        };
+        let mut environment = Environment::default();
+        for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if line.is_empty() || line.starts_with(b"#") {
+                continue;
+            }
+            let name = line.iter().position(|byte| *byte == b'=');
+            if line.contains(&0) || name.is_none_or(|len| len == 0) {
+                let problem = format!("line {} of {INITIAL} is no `name=value`", index + 1);
+                return Err(self.irreparable(problem));
+            }
+            if name.is_some_and(|len| len + 1 < line.len()) {
+                environment.entries.push(line.to_vec());
+            }
+        }
+        if environment.get("bootcmd").is_none() {
+            let problem = format!("{INITIAL} has no `bootcmd`, U-Boot would boot nothing");
+            return Err(self.irreparable(problem));
+        }
+        Ok(environment)
+    }
+
+    fn irreparable(&self, problem: String) -> BootError {
+        BootError::Irreparable {
+            path: self.name(),
+            problem,
+        }
+    }
+}
+
+/// What is wrong with copies of which one can be read, a sentence each.
+fn flaws(places: &[Place]) -> Vec<String> {
+    let mut flaws = Vec::new();
+    for place in places {
+        match &place.copy {
+            Err(problem) => flaws.push(format!("{place} is damaged: {problem}")),
+            Ok(_) if place.health == Health::Weak => {
+                flaws.push(format!("{place} could hardly be read and may soon be lost"));
+            }
+            Ok(_) => {}
+        }
+    }
+    if let [first, second] = places
+        && let (Ok(one), Ok(two)) = (&first.copy, &second.copy)
+        && first.medium.flags() == Flags::Boolean
+        && !matches!(
+            (one.flags, two.flags),
+            (ACTIVE, OBSOLETE) | (OBSOLETE, ACTIVE)
+        )
+    {
+        flaws.push(format!(
+            "{first} has the flags {}, the other one {}: not one active, one obsolete",
+            one.flags, two.flags
+        ));
+    }
+    flaws
 }
 
 /// The copy that counts, and its position.
@@ -483,6 +657,7 @@ fn newest(places: &[Place]) -> Result<(usize, &StoredCopy), BootError> {
 impl Bootloader for UbootEnv {
     fn load(&mut self) -> Result<BootState, BootError> {
         let (path, environment) = self.current()?;
+        self.check_layout(&environment)?;
         self.layout
             .read(&path, |name| environment.get(name).map(<[u8]>::to_vec))
     }
@@ -496,11 +671,38 @@ impl Bootloader for UbootEnv {
     }
 
     fn flaws(&mut self) -> Result<Vec<String>, BootError> {
-        self.load().map(|_| Vec::new())
+        self.load()?;
+        Ok(flaws(&self.open(Purpose::Read)?))
     }
 
     fn repair(&mut self, state: &BootState) -> Result<Vec<String>, BootError> {
-        self.store(state).map(|()| Vec::new())
+        let places = self.open(Purpose::Read)?;
+        let done = |flaw: String| format!("{flaw}; it was written anew");
+        let mut done: Vec<String> = flaws(&places).into_iter().map(done).collect();
+        if newest(&places).is_ok() {
+            self.store(state)?;
+        } else {
+            let _locks = Locks::take(&self.root)?;
+            self.renew(self.open(Purpose::Change)?, state)?;
+            done.push(format!("all other variables are those of {INITIAL}"));
+        }
+        if done.is_empty() {
+            done.push(format!(
+                "{}: the state was stored anew",
+                self.name().display()
+            ));
+        }
+        Ok(done)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the copy in {}", self.name.display())?;
+        match self.offset {
+            0 => Ok(()),
+            offset => write!(f, " at {offset:#x}"),
+        }
     }
 }
 
@@ -529,11 +731,28 @@ impl Place {
         let copy = read.and_then(|_| StoredCopy::decode::<NativeEndian>(&bytes, kind));
         Ok(Self {
             name,
+            offset: store.offset,
             medium,
             bytes,
             health,
             copy,
         })
+    }
+
+    /// In which other form a copy that is damaged as one of this kind is whole, for somebody else.
+    fn other_form(&self, kind: Kind) -> Option<&'static str> {
+        let is_swapped = |kind| {
+            StoredCopy::decode::<LittleEndian>(&self.bytes, kind).is_ok()
+                || StoredCopy::decode::<BigEndian>(&self.bytes, kind).is_ok()
+        };
+        match StoredCopy::decode::<NativeEndian>(&self.bytes, kind.other()) {
+            Ok(_) if kind == Kind::Single => Some("as one of two"),
+            Ok(_) => Some("as one that stands alone"),
+            Err(_) if is_swapped(kind) || is_swapped(kind.other()) => {
+                Some("in the other byte order")
+            }
+            Err(_) => None,
+        }
     }
 
     /// True if the copy is whole and will stay so.
