@@ -1,14 +1,16 @@
-//! Looks at everything an upgrade relies on, and changes nothing.
+//! Looks at everything an upgrade relies on, and changes nothing; and makes the boot environment whole,
+//! when somebody asks for that.
 
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::board::Board;
+use crate::boot::BootError;
 use crate::install::describe;
-use crate::machine::{Identity, Machine};
+use crate::machine::{Identity, Machine, MachineError};
 use crate::report::printable;
-use crate::slots::{Slot, Standing};
+use crate::slots::{BootState, Condition, Slot, Standing};
 use crate::system;
 
 /// One thing that was looked at.
@@ -63,13 +65,7 @@ fn describe_board(board: &Board) -> String {
 }
 
 fn examine_machine(checks: &mut Checks, machine: &mut Machine) {
-    let state = checks.of("boot environment", machine.boot.load(), |_| {
-        "readable".into()
-    });
-    if state.is_none() {
-        checks.hint("format it as the factory image does, with this slot as the good one");
-    }
-    if let Some(state) = state {
+    if let Some(state) = examine_environment(checks, machine) {
         let agree = !matches!(state.standing(machine.running), Standing::Contradiction);
         let boots = machine.name(state.boot().0).to_owned();
         let list = Slot::ALL
@@ -133,6 +129,72 @@ fn examine_machine(checks: &mut Checks, machine: &mut Machine) {
     checks.of("history", machine.data.history(), |history| {
         format!("{} entries", history.len())
     });
+}
+
+const REPAIR: &str = "`sysupgrade-rs doctor --repair-env` mends it";
+
+/// The state, if it can be read: also of an environment that is damaged elsewhere, which is no reason to
+/// look at nothing else.
+fn examine_environment(checks: &mut Checks, machine: &mut Machine) -> Option<BootState> {
+    const NAME: &str = "boot environment";
+    let looked = machine.boot.load();
+    let looked = looked.and_then(|state| Ok((state, machine.boot.flaws()?)));
+    match looked {
+        Ok((state, flaws)) => {
+            match flaws.as_slice() {
+                [] => checks.add(NAME, true, "readable and whole".into()),
+                flaws => {
+                    checks.add(NAME, false, flaws.join("; "));
+                    checks.hint(REPAIR);
+                }
+            }
+            Some(state)
+        }
+        Err(error) => {
+            checks.add(NAME, false, describe(&error));
+            match &error {
+                BootError::Damaged { .. } => checks.hint(
+                    "if the board file is right: `sysupgrade-rs doctor --repair-env` makes a new one, with this \
+                     slot as the good one",
+                ),
+                error => error.hint().into_iter().for_each(|hint| checks.hint(hint)),
+            }
+            None
+        }
+    }
+}
+
+/// Makes the boot environment whole, and tells what was done, a sentence each; nothing if it is whole.
+///
+/// Its state stays as it can be read. If it cannot, the running slot is good and boots next, and the other
+/// one is not bootable until something is installed into it: nobody knows better.
+///
+/// # Errors
+/// [`MachineError::Busy`], and [`MachineError::Boot`] when the medium fails or what the boot loader
+/// needs is lost and nowhere to be had.
+pub fn repair(machine: &mut Machine) -> Result<Vec<String>, MachineError> {
+    let _lock = machine.lock()?;
+    if let Ok(state) = machine.boot.load() {
+        if machine.boot.flaws()?.is_empty() {
+            // Made sure of, all the same: whoever wrote it may not have lived to sync it.
+            machine.boot.store(&state)?;
+            return Ok(Vec::new());
+        }
+        return Ok(machine.boot.repair(&state)?);
+    }
+    let running = machine.running;
+    let mut state = BootState {
+        primary: running,
+        conditions: [Condition::Unbootable; 2],
+    };
+    state.conditions[running.index()] = Condition::Good;
+    let mut done = machine.boot.repair(&state)?;
+    done.push(format!(
+        "slot {}, which runs, is good; slot {} boots only when something has been installed into it",
+        machine.name(running),
+        machine.name(running.other())
+    ));
+    Ok(done)
 }
 
 /// A board file for another device would send its images, and writes, to the wrong places.

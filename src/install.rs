@@ -5,7 +5,8 @@
 //!  2 open         head of the image, bounded, from a stream that never seeks; nothing written
 //!  3 verify       Unverified -> Verified; only Verified can be read further
 //!  4 plan         everything that can be refused without writing, in one pass
-//!  5 BOOT.store   target becomes Unbootable, running slot primary            <- first write
+//!  5 BOOT.store   target becomes Unbootable, running slot primary            <- first write, which
+//!                mends an environment in which the boot loader could not count the tries of step 9
 //!  6 FLASH        each block checked, compared with the medium, written where it differs
 //!  7 read back    from the medium, not the cache, against the manifest
 //!  8 CONFIG       target overlay emptied; keep list -> archive, durable, read again and checked
@@ -215,6 +216,10 @@ pub fn examine<R: Read>(
     }
     for refusal in &plan.forced {
         upgrade.watch.notice(format!("forced: {}", refusal.message));
+    }
+    for flaw in &plan.flaws {
+        let told = format!("boot environment: {flaw}; the upgrade begins by mending it");
+        upgrade.watch.notice(told);
     }
     for notice in &plan.notices {
         upgrade.watch.notice(notice.to_string());

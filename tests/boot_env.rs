@@ -303,10 +303,18 @@ fn torn(before: &[u8], ops: &[Op]) -> Vec<Vec<u8>> {
     all
 }
 
-/// What there is before, between and after the writes.
-fn between(before: &[u8], ops: &[Op]) -> Vec<Vec<u8>> {
-    let all = (0..=ops.len()).filter_map(|end| torn(before, &ops[..end]).pop());
-    all.collect()
+/// Each of two sectors as it was before and as it is after.
+fn by_sectors(before: &[u8], after: &[u8]) -> Vec<Vec<u8>> {
+    let [old, new] = [before, after].map(|bytes| bytes.split_at(512));
+    let mixes = [
+        (old.0, old.1),
+        (new.0, old.1),
+        (old.0, new.1),
+        (new.0, new.1),
+    ];
+    mixes
+        .map(|(first, second)| [first, second].concat())
+        .to_vec()
 }
 
 /// True if GRUB saves into it.
@@ -383,7 +391,7 @@ fn a_repair_makes_a_whole_block_of_whatever_is_there_and_a_cut_none_with_another
         // Of a block whose lines GRUB reads all the time they may be there for the last time, and of each
         // sector the old bytes or the new ones.
         let (lines, cuts) = match bytes.starts_with(b"# GRUB") {
-            true => (Some(BootState::FACTORY), between(&bytes, &ops)),
+            true => (Some(BootState::FACTORY), by_sectors(&bytes, &file.read())),
             false => (None, torn(&bytes, &ops)),
         };
         for torn in cuts {

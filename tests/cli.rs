@@ -257,6 +257,40 @@ fn status_doctor_history_and_list_answer_in_one_json_document() -> Result {
 }
 
 #[test]
+fn the_doctor_names_a_damaged_boot_environment_and_repairs_it_when_asked_to() -> Result {
+    let site = Site::new()?;
+    let env = site.router.dir().join("flash/env");
+    let whole = fs::read(&env)?;
+    let half = [&whole[..512], &[0; 512]].concat();
+    for (damaged, is_read) in [(half, true), (vec![0; 1024], false), (vec![b'#'; 7], false)] {
+        fs::write(&env, &damaged)?;
+        let output = site.run(&["--json", "doctor"])?;
+        let answer = document(&output);
+        assert_eq!(output.status.code(), Some(30), "{answer}");
+        let checks = answer["checks"].as_array().ok_or("no checks")?;
+        let of = |name: &str| checks.iter().find(|check| check["name"] == name);
+        let check = of("boot environment").ok_or("no such check")?;
+        assert_eq!(check["ok"], false, "{check}");
+        let hint = check["hint"].as_str().ok_or("no hint")?;
+        assert!(hint.contains("sysupgrade-rs doctor --repair-env"), "{hint}");
+        assert_eq!(of("slots agree").is_some(), is_read, "{answer}");
+        assert!(fs::read(&env)? == damaged, "the doctor only looks");
+
+        let output = site.run(&["--json", "doctor", "--repair-env"])?;
+        let answer = document(&output);
+        assert_eq!(output.status.code(), Some(0), "{answer}");
+        let done = answer["repaired"].as_array().ok_or("no list")?;
+        assert_eq!(done.len(), if is_read { 1 } else { 2 }, "{answer}");
+        assert!(fs::read(&env)? == whole, "slot a is good, as before");
+        assert_eq!(site.run(&["doctor"])?.status.code(), Some(0));
+    }
+    let output = site.run(&["doctor", "--repair-env"])?;
+    let said = "the boot environment is whole, there is nothing to repair\n";
+    assert_eq!(text(&output.stdout), said);
+    Ok(())
+}
+
+#[test]
 fn an_image_is_inspected_without_a_board_from_a_file_and_from_a_pipe() -> Result {
     let site = Site::new()?;
     let image = site.good_image()?;

@@ -707,6 +707,50 @@ fn a_system_that_has_not_taken_its_configuration_over_cannot_be_confirmed() {
 }
 
 #[test]
+fn a_block_in_which_grub_could_count_no_try_is_told_and_whole_before_anything_else_is_written() {
+    let (world, image) = router();
+    let env = world.router.dir().join("flash/env");
+    let mut block = fs::read(&env).unwrap();
+    block[512..].fill(0);
+    fs::write(&env, &block).unwrap();
+    let mut told = Vec::new();
+    let (done, log) = trace::record(|| {
+        let mut run = Run::on(&world);
+        run.tell = Box::new(|event| {
+            if let Event::Notice(text) = event {
+                told.push(text);
+            }
+        });
+        run.install(&*image)
+    });
+    done.unwrap();
+    let told = told
+        .iter()
+        .find(|text| text.starts_with("boot environment: "));
+    assert!(told.unwrap().contains("could count no boot of a trial"));
+
+    let is_whole = |block: &[u8]| block.trim_ascii_end().ends_with(b"#") && !block.contains(&0);
+    let (mut parts, mut trials) = (0, 0);
+    for op in &log {
+        let Op::Write { path, offset, data } = op else {
+            continue;
+        };
+        if *path == env {
+            let at = usize::try_from(*offset).unwrap();
+            block[at..at + data.len()].copy_from_slice(data);
+            let text = String::from_utf8_lossy(&block);
+            let is_on_trial = text.contains("BOOT_B_LEFT=3");
+            assert!(!is_on_trial || is_whole(&block), "{text}");
+            trials += usize::from(is_on_trial);
+        } else if is_flash(path) {
+            assert!(is_whole(&block), "{} was written before", path.display());
+            parts += 1;
+        }
+    }
+    assert!(parts > 0 && trials > 0, "{parts} writes, {trials} trials");
+}
+
+#[test]
 fn the_doctor_finds_a_new_router_in_order_and_changes_nothing() {
     let (world, _) = router();
     let before = Snapshot::read(world.router.dir()).unwrap();

@@ -26,10 +26,10 @@
 //! then on all its writes fall into the first sector of 512 bytes, which disks write as one.
 //!
 //! Two writes mend a block, each synced: first what follows the lines becomes `#`, then the variables
-//! change. A cut between them leaves the old state, and GRUB able to count. A repair writes the second
-//! sector, then the first with head and variables: a cut leaves a block as unreadable as before, the lines
-//! that GRUB has read of it all the time, or the new state, at worst to be mended by the next store: no
-//! slot is on trial in it.
+//! change. A cut between them leaves the old state, and GRUB able to count. A repair is one write; of two
+//! sectors either may land first. A cut leaves a block as unreadable as before, the lines that GRUB has
+//! read of it all the time, or the new state, at worst to be mended by the next store: no slot is on
+//! trial in it.
 
 use std::path::{Path, PathBuf};
 
@@ -41,9 +41,6 @@ use crate::slots::BootState;
 
 /// All GRUB environment blocks have this size.
 const LEN: usize = 1024;
-
-/// What a disk writes as one.
-const SECTOR: usize = 512;
 
 /// What is wrong with a block that GRUB reads and does not save into.
 const NO_PADDING: &str = "its lines are not followed by `#` up to the end";
@@ -115,11 +112,7 @@ impl GrubEnv {
             let path = path.as_ref().unwrap_or(&self.path);
             return Ok(files::replace(path, &new, 0o644)?);
         };
-        for sector in [SECTOR..LEN, 0..SECTOR] {
-            let at = self.offset + sector.start as u64;
-            write_and_prove(&file, at, &old[sector.clone()], &new[sector])?;
-        }
-        Ok(())
+        write_and_prove(&file, self.offset, &old, &new)
     }
 }
 

@@ -10,6 +10,7 @@ use super::args::{Place, Settings};
 use super::report;
 use super::verdict::Verdict;
 use super::voice::{self, complain};
+use crate::boot::BootError;
 use crate::config::decisions::DecideError;
 use crate::config::report::{Notice, Winner};
 use crate::config::restore::Restored;
@@ -180,8 +181,14 @@ impl Answer {
         let mut document = json!({
             "version": installed.version, "security": installed.security, "slot": slot, "bytes": plan.bytes,
             "from_version": installed.from_version, "kept": kept, "whole_image_checked": whole,
-            "forced": plan.forced, "notices": plan.notices,
+            "forced": plan.forced, "notices": plan.notices, "boot_flaws": plan.flaws,
         });
+        for flaw in &plan.flaws {
+            let flaw = harmless(flaw);
+            human.push_str(&format!(
+                "\nboot environment: {flaw}; the upgrade begins by mending it"
+            ));
+        }
         if let Some(forecast) = &plan.config {
             human.push_str(&format!("\n\n{}", report::forecast(forecast, settings)));
             // Notices of the keep list are in the report, too.
@@ -371,6 +378,16 @@ impl Answer {
             answer.code = ExitCode::BoardUnreadable;
         }
         answer
+    }
+
+    /// What was done to the boot environment.
+    pub(super) fn repaired(done: &[String]) -> Self {
+        let lines: Vec<String> = done.iter().map(|line| harmless(line)).collect();
+        let human = match lines.as_slice() {
+            [] => "the boot environment is whole, there is nothing to repair".to_owned(),
+            _ => lines.join("\n"),
+        };
+        Self::new(human, json!({ "repaired": done }))
     }
 
     pub(super) fn kept(keep: &config::keep::KeepList) -> Self {
@@ -616,7 +633,9 @@ impl From<DecideError> for Failure {
 impl From<MachineError> for Failure {
     fn from(error: MachineError) -> Self {
         let code = match &error {
-            MachineError::Busy { .. } => ExitCode::Busy,
+            MachineError::Busy { .. } | MachineError::Boot(BootError::Busy { .. }) => {
+                ExitCode::Busy
+            }
             MachineError::Boot(_) | MachineError::Transition(TransitionError::Contradiction) => {
                 ExitCode::BoardUnreadable
             }

@@ -96,7 +96,10 @@ pub enum Command {
         file: PathBuf,
     },
     /// Examine board file, boot environment and slots.
-    Doctor,
+    Doctor {
+        /// Make the boot environment whole instead.
+        repair_env: bool,
+    },
     /// List past upgrades.
     History,
     /// Something about configuration alone.
@@ -448,7 +451,11 @@ enum CommandWord {
         file: PathBuf,
     },
     /// Examine board file, boot environment and slots
-    Doctor,
+    Doctor {
+        /// Make a damaged boot environment whole; if its state is lost: the running slot is good
+        #[arg(long)]
+        repair_env: bool,
+    },
     /// List past upgrades
     History,
     /// Look at the configuration and at what upgrades do to it
@@ -719,7 +726,7 @@ impl CommandWord {
                 image: image_word(image)?,
             },
             Self::Revoke { file } => Command::Revoke { file },
-            Self::Doctor => Command::Doctor,
+            Self::Doctor { repair_env } => Command::Doctor { repair_env },
             Self::History => Command::History,
             Self::Config { word } => Command::Config(word.meaning()?),
         })
@@ -896,7 +903,8 @@ mod tests {
             ("guard", Command::Guard),
             ("health", Command::Health),
             ("inspect i", Command::Inspect { image: image() }),
-            ("doctor", Command::Doctor),
+            ("doctor", Command::Doctor { repair_env: false }),
+            ("doctor --repair-env", Command::Doctor { repair_env: true }),
             ("history", Command::History),
             (
                 "plan --no-reboot i",

@@ -141,7 +141,10 @@ impl Session<'_> {
             Command::Health => self.health(),
             Command::Inspect { image } => self.inspect(&image),
             Command::Revoke { file } => self.revoke(&file),
-            Command::Doctor => Ok(Answer::checks(&doctor::examine(
+            Command::Doctor { repair_env: true } => {
+                Ok(Answer::repaired(&doctor::repair(&mut self.machine()?)?))
+            }
+            Command::Doctor { repair_env: false } => Ok(Answer::checks(&doctor::examine(
                 &self.root,
                 self.settings.board.as_deref(),
             ))),

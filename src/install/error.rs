@@ -157,7 +157,9 @@ impl InstallError {
                 .first()
                 .map_or(ExitCode::Failed, |first| first.reason.exit_code()),
             Self::Image(error) => error.reason().exit_code(),
-            Self::Machine(MachineError::Busy { .. }) => ExitCode::Busy,
+            Self::Machine(
+                MachineError::Busy { .. } | MachineError::Boot(BootError::Busy { .. }),
+            ) => ExitCode::Busy,
             Self::Config(_) => ExitCode::ConfigRefused,
             Self::Flash {
                 source: FlashError::TooLarge { .. },

@@ -38,6 +38,8 @@ pub struct Plan {
     pub scope: Scope,
     /// What will become of it; `None` if it is not kept, or if the image does not say its defaults.
     pub config: Option<Forecast>,
+    /// What is damaged in the boot environment: the first write mends it.
+    pub flaws: Vec<String>,
     /// Oddities of the keep list, and what was changed and stays behind.
     pub notices: Vec<Notice>,
     /// What the image is.
@@ -74,6 +76,7 @@ pub(super) fn plan(
     let misfit = Misfit::of(contents, names, identity);
     refusals.extend(misfit.refusal(wish));
     refusals.extend(unready(machine)?);
+    let flaws = machine.boot.flaws()?;
     refusals.extend(unfit(machine, contents, parts));
     let mut notices = Vec::new();
     let keep = match (&wish.archive, wish.keep) {
@@ -156,6 +159,7 @@ pub(super) fn plan(
         archive,
         scope,
         config,
+        flaws,
         notices,
         contents: contents.clone(),
         may_keep: misfit.may_keep(),

@@ -184,6 +184,11 @@ fn uboot(book: &mut Book) {
     book.told("an environment that is none of U-Boot's", STATUS, |site| {
         uboot(site, ", size = 1024");
     });
+    book.told(
+        "an environment of U-Boot's that cannot be repaired",
+        "sysupgrade-rs doctor --repair-env",
+        |site| uboot(site, ", size = 1024"),
+    );
     let listed = |site: &Site| {
         site.change_board("kind = \"grub-env\"", "kind = \"uboot-env\"");
         site.change_board(

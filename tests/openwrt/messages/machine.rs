@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 
 use serde_json::json;
+use sysupgrade_rs::boot::BootError;
 use sysupgrade_rs::flash::FlashError;
 use sysupgrade_rs::image::Encoding;
 use sysupgrade_rs::install::InstallError;
@@ -183,6 +184,38 @@ fn environment(book: &mut Book) {
         "a boot environment without a variable",
         status,
         variable("BOOT_A_LEFT=9", "BOAT_A_LEFT=9"),
+    );
+    let half = |site: &mut Site| {
+        let path = site.root().join("flash/env");
+        let mut block = fs::read(&path).unwrap();
+        block[512..].fill(0);
+        fs::write(path, block).unwrap();
+    };
+    book.told(
+        "a boot environment into which GRUB saves nothing",
+        "sysupgrade-rs doctor",
+        half,
+    );
+    book.told(
+        "an upgrade that finds it",
+        "sysupgrade-rs -T image.bin",
+        |site| {
+            image(site);
+            half(site);
+        },
+    );
+    book.told(
+        "a boot environment that is repaired",
+        "sysupgrade-rs doctor --repair-env",
+        |site| site.write("flash/env", "nothing"),
+    );
+    let path = "/run/fw_printenv.lock".into();
+    let error = BootError::Busy { path };
+    book.error_by_hand(
+        "a boot environment that somebody else writes",
+        ExitCode::Busy,
+        &error,
+        error.hint(),
     );
     book.told(
         "a floor that is no number",
