@@ -13,6 +13,8 @@
     reason = "the tests use more of the modules"
 )]
 
+#[path = "../tests/world/gpt.rs"]
+mod gpt;
 #[path = "../tests/world/loader.rs"]
 mod loader;
 #[path = "../tests/world/router.rs"]

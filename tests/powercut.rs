@@ -1037,6 +1037,13 @@ fn entries_of_systemd_boot_survive_power_cuts_everywhere() -> Result<()> {
 }
 
 #[test]
+fn attribute_bits_of_partitions_survive_power_cuts_everywhere() -> Result<()> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/board/x86-gptprio.toml");
+    let board = Board::parse(&fs::read_to_string(path)?, path)?;
+    cut_board("GPT attributes", &board, Raw::Nor)
+}
+
+#[test]
 #[ignore = "for boards of your own: scripts/cut BOARD.toml"]
 fn a_board_of_your_own_survives_power_cuts_everywhere() -> Result<()> {
     let path = env::var("POWERCUT_BOARD")?;

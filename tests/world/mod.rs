@@ -4,6 +4,7 @@
 //! The router is worked by the library, in this process, so that what it writes can be recorded.
 #![allow(dead_code, unreachable_pub, reason = "no test uses all of it")]
 
+mod gpt;
 pub mod lived_in;
 pub mod loader;
 pub mod router;

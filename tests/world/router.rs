@@ -27,6 +27,7 @@ use sysupgrade_rs::machine::Machine;
 use sysupgrade_rs::slots::{BootState, Slot};
 use sysupgrade_rs::system;
 
+use super::gpt;
 use super::loader;
 use super::snapshot::{Entry, Snapshot};
 
@@ -178,6 +179,13 @@ impl Router {
                 UbootEnv::format::<NativeEndian>(names, &BootState::FACTORY, &others, size, copies)?
             }
             BootKind::SystemdBoot => return self.create_entries(),
+            BootKind::GptAttributes => {
+                let names = boot.partitions.as_ref().ok_or("no partitions")?;
+                let [a, b] = names.each_ref().map(String::as_str);
+                // Successful, with priority 1; and not bootable.
+                let slots = [(a, gpt::KERNEL, 0x0101 << 48), (b, gpt::KERNEL, 0)];
+                vec![gpt::disk(512, &slots)]
+            }
             kind => return Err(format!("no model boots {kind:?}").into()),
         };
         for (store, copy) in boot.store.iter().zip(copies) {
