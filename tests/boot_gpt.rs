@@ -466,7 +466,7 @@ fn the_primary_counts_where_the_two_differ_and_that_is_told_and_mended() {
         assert_eq!(file.flaws(), [flaw]);
         let done = file.boot().repair(&expected).expect("repaired");
         assert!(
-            done[0].ends_with(&format!("{flaw}; both are written anew")),
+            done[0].ends_with(&format!("{flaw}; both copies were written anew")),
             "{done:?}"
         );
         assert_eq!(file.load(), expected);
@@ -513,7 +513,7 @@ fn a_flipped_bit_anywhere_in_one_copy_leaves_the_other_and_is_told() {
         assert!(problem.starts_with("no partition table: "), "{problem}");
         let repaired = file.boot().repair(&ON_TRIAL);
         assert!(
-            matches!(repaired, Err(BootError::Damaged { .. })),
+            matches!(repaired, Err(BootError::Irreparable { .. })),
             "{repaired:?}"
         );
         assert_eq!(file.read(), disk);

@@ -147,9 +147,12 @@ impl Bootloader for GptAttributes {
     }
 
     fn repair(&mut self, state: &BootState) -> Result<Vec<String>, BootError> {
-        let flaws = self.flaws()?;
+        let flaws = self.flaws().map_err(|error| match error {
+            BootError::Damaged { path, problem } => BootError::Irreparable { path, problem },
+            other => other,
+        })?;
         self.store(state)?;
-        let mended = |flaw| format!("{flaw}; both are written anew");
+        let mended = |flaw| format!("{flaw}; both copies were written anew");
         Ok(flaws.into_iter().map(mended).collect())
     }
 }
