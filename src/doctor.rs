@@ -153,8 +153,8 @@ fn examine_environment(checks: &mut Checks, machine: &mut Machine) -> Option<Boo
         Err(error) => {
             checks.add(NAME, false, describe(&error));
             match &error {
-                BootError::Damaged { .. } => checks.hint(
-                    "if the board file is right: `sysupgrade-rs doctor --repair-env` makes a new one, with this \
+                BootError::Damaged { .. } | BootError::Variable { .. } => checks.hint(
+                    "if the board file is right: `sysupgrade-rs doctor --repair-env` writes it anew, with this \
                      slot as the good one",
                 ),
                 error => error.hint().into_iter().for_each(|hint| checks.hint(hint)),
@@ -170,7 +170,7 @@ fn examine_environment(checks: &mut Checks, machine: &mut Machine) -> Option<Boo
 /// one is not bootable until something is installed into it: nobody knows better.
 ///
 /// # Errors
-/// [`MachineError::Busy`], and [`MachineError::Boot`] when the medium fails or what the boot loader
+/// [`MachineError::Busy`], and [`MachineError::Boot`] when the medium fails, or what the boot loader
 /// needs is lost and nowhere to be had.
 pub fn repair(machine: &mut Machine) -> Result<Vec<String>, MachineError> {
     let _lock = machine.lock()?;
@@ -189,6 +189,8 @@ pub fn repair(machine: &mut Machine) -> Result<Vec<String>, MachineError> {
     };
     state.conditions[running.index()] = Condition::Good;
     let mut done = machine.boot.repair(&state)?;
+    // Not all that may be wrong is of the state: a variable of the boot loader's that is missing still is.
+    machine.boot.load()?;
     done.push(format!(
         "slot {}, which runs, is good; slot {} boots only when something has been installed into it",
         machine.name(running),
