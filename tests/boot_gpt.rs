@@ -670,3 +670,34 @@ fn a_header_that_lies_is_no_header_however_right_its_checksum() {
     }
     assert!(refused >= 60, "only {refused} lies were refused");
 }
+
+/// A block device over a file, which goes with it.
+struct Loop(String);
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let detached = Command::new("losetup").args(["--detach", &self.0]).status();
+        assert!(detached.is_ok_and(|status| status.success()), "{}", self.0);
+    }
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn a_block_device_says_how_long_its_sectors_are_and_the_tools_agree() {
+    for sector in ["512", "4096"] {
+        let file = File::new(&vec![0; 8 << 20]);
+        let args = ["--find", "--show", "--sector-size", sector];
+        let device = Loop(run("losetup", &args, &file.path()).trim().to_owned());
+        let path = Path::new(&device.0);
+        let a = ["-a1", "-n1:64:127", "-c1:KERN-A", "-t1:7f00"];
+        let b = ["-n2:128:191", "-c2:KERN-B", "-t2:7f00"];
+        run("/usr/sbin/sgdisk", &[&a[..], &b].concat(), path);
+        let mut boot = GptAttributes::new(path.to_owned(), names());
+        boot.store(&ON_TRIAL).expect("stored");
+        assert_eq!(boot.load().expect("whole"), ON_TRIAL);
+        assert_eq!(boot.flaws().expect("whole"), [""; 0]);
+        assert_eq!(run("cgpt", &["show", "-i", "2", "-T"], path).trim(), "3");
+        let report = run("/usr/sbin/sgdisk", &["-v"], path);
+        assert!(report.contains("No problems found"), "{report}");
+    }
+}
