@@ -12,9 +12,10 @@ use std::rc::Rc;
 
 use sysupgrade_rs::board::{Board, Carrier, Medium};
 use sysupgrade_rs::data::carrier::{FILE, HEAD_LEN, Head};
-use sysupgrade_rs::data::{ArchiveRef, DataError, Stage, Update, What};
+use sysupgrade_rs::data::{ArchiveRef, DataError, Installed, Stage, Update, What};
 use sysupgrade_rs::digest::Digest;
 use sysupgrade_rs::flash;
+use sysupgrade_rs::health::Before;
 use sysupgrade_rs::install::InstallError;
 use sysupgrade_rs::report::{Reason, Refusal};
 use sysupgrade_rs::slots::{Condition, Slot};
@@ -429,6 +430,54 @@ fn a_record_that_is_damaged_is_said_to_be_and_a_floor_is_never_guessed() {
     assert_eq!(error.to_string(), "sysupgrade_slot_b is damaged");
     bench.set_variable("sysupgrade_last", "of a later version");
     assert_eq!(bench.machine().data.history().unwrap(), []);
+}
+
+#[test]
+fn what_worked_before_is_recorded_as_far_as_it_leaves_room_for_the_rest() {
+    let bench = &Bench::new("carrier-ubi", Raw::Nand);
+    bench.install(2, true).unwrap();
+    let machine = bench.machine();
+    let recorded = machine.data.before().unwrap();
+    assert_eq!(recorded.worked["10-net"], "default dev eth0\n");
+
+    let mut installed = machine.installed(Slot::Second).unwrap().unwrap();
+    let seen = ["10-net", "20-dns"].map(|name| (name.to_owned(), "x".repeat(700)));
+    let before = Before {
+        worked: seen.into(),
+        ..Before::default()
+    };
+    let record = |installed: &Installed| {
+        machine.data.record(&Update {
+            before: Some(&before),
+            installed: vec![("b", installed)],
+            ..Update::default()
+        })
+    };
+    record(&installed).unwrap();
+    let recorded = machine.data.before().unwrap();
+    assert_eq!(recorded.worked["10-net"].len(), 700);
+    assert_eq!(recorded.worked["20-dns"], "", "there is room for one");
+
+    // Until the records of an upgrade just fit without it.
+    let fits = |len: usize| {
+        bench.set_variable("filler", &"x".repeat(len));
+        machine.data.check_room(&[("b", &installed)]).is_ok()
+    };
+    bench.set_variable("sysupgrade_health", "{}");
+    let most = (0..).step_by(64).take_while(|len| fits(*len)).last();
+    assert!(fits(most.unwrap()));
+    record(&installed).unwrap();
+    assert_eq!(bench.variable("sysupgrade_health").unwrap(), "{}");
+    assert_eq!(machine.data.before().unwrap(), Before::default());
+    installed.note = Some("because\n".repeat(1000));
+    let entry = machine.entry(What::FellBack, Slot::Second, None, &"\"".repeat(5000));
+    let longest = Update {
+        floor: Some(u64::MAX),
+        installed: vec![("b", &installed)],
+        entry: Some(entry),
+        ..Update::default()
+    };
+    machine.data.record(&longest).unwrap();
 }
 
 #[test]
