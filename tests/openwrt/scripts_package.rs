@@ -184,7 +184,7 @@ fn the_readme_names_every_file() -> Result {
     let readme = fs::read_to_string(package().join("README.md"))?;
     for name in files_below(&package())? {
         let name = name.display().to_string();
-        // The health check is named by where it is installed.
+        // As where it is installed.
         let shown = name.trim_start_matches("files");
         assert!(readme.contains(shown) || name == "README.md", "{name}");
     }
@@ -357,70 +357,129 @@ start_service"#
 }
 
 #[test]
-fn the_guard_starts_early_and_does_not_die_of_an_accident() -> Result {
+fn the_guard_starts_early_and_its_mark_is_the_last_service() -> Result {
     for shell in SHELLS {
         let target = Root::new()?;
-        let tries = target.dir.path().join("tries");
-        let tries = tries.display();
-        target.program("sleep", "echo waits")?;
-        target.program(
-            "sysupgrade-rs",
-            &format!("echo \"$*\"; echo x >>{tries}; [ \"$(wc -l <{tries})\" -ge 3 ]"),
-        )?;
+        let guard = target.root.join("usr/libexec/sysupgrade-rs/guard");
+        fs::write(&guard, "#!/bin/sh\necho guards\n")?;
         let name = "sysupgrade-rs-guard";
         assert_eq!(service(&target, shell, name)?, "start 12 procd 1\n");
         fs::write(target.root.join("etc/sysupgrade-rs/board.toml"), "")?;
         let did = service(&target, shell, name)?;
-        let did: Vec<_> = did.lines().skip(1).collect();
-        assert_eq!(did, ["guard", "waits", "guard", "waits", "guard"]);
+        assert_eq!(did, "start 12 procd 1\nguards\n");
+        let script = r#". "$IPKG_INSTROOT/etc/init.d/sysupgrade-rs-started"; echo $START; start"#;
+        let output = target.sh(shell, script)?;
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(output.stdout, b"99\n");
+        assert!(target.root.join("run/sysupgrade-rs/started").exists());
     }
     Ok(())
 }
 
+/// What the guard of a router does, a line an action. Its tool is this script; `sleep` notes its
+/// argument, and the services are all started after so many of them.
+fn guarded(target: &Root, shell: &[&str], tool: &str, sleeps: u32) -> Result<Vec<String>> {
+    let log = target.dir.path().join("log");
+    let _ = fs::remove_file(&log);
+    let started = target.root.join("run/sysupgrade-rs/started");
+    let _ = fs::remove_file(&started);
+    fs::create_dir_all(started.parent().ok_or("a directory")?)?;
+    if sleeps == 0 {
+        fs::write(&started, "")?;
+    }
+    let (log, started) = (log.display(), started.display());
+    target.program("sysupgrade-rs", &format!("echo \"$*\" >>{log}; {tool}"))?;
+    target.program("ubus", &format!("echo \"$*\" >>{log}; echo answer"))?;
+    let script = format!(
+        r#"PATH=$BIN:$PATH
+sleep() {{
+    echo "sleep $1" >>{log}
+    [ "$(grep -c '^sleep 1$' {log})" != {sleeps} ] || : >{started}
+}}
+. "$IPKG_INSTROOT/usr/libexec/sysupgrade-rs/guard""#
+    );
+    let output = target.sh(shell, &script)?;
+    assert!(output.status.success(), "{output:?}");
+    let text = fs::read_to_string(target.dir.path().join("log"))?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
 #[test]
-fn only_a_healthy_system_is_confirmed() -> Result {
+fn the_guard_waits_for_the_services_and_does_not_die_of_an_accident() -> Result {
     for shell in SHELLS {
         let target = Root::new()?;
         fs::write(target.root.join("etc/sysupgrade-rs/board.toml"), "")?;
-        for (standing, health, did) in [
-            ("on-trial", "exit 0", "confirm\n"),
-            ("on-trial", "exit 1", ""),
-            ("good", "exit 0", ""),
+        assert_eq!(guarded(&target, shell, "exit 0", 0)?, ["guard"]);
+        let did = guarded(&target, shell, "exit 0", 3)?;
+        assert_eq!(did, ["sleep 1", "sleep 1", "sleep 1", "guard"]);
+        // A service that hangs is judged after a while.
+        let did = guarded(&target, shell, "exit 0", 1000)?;
+        assert_eq!(did.len(), 301);
+        assert_eq!(did[300], "guard");
+        let log = target.dir.path().join("log");
+        let third = format!("[ \"$(grep -c guard {})\" -ge 3 ]", log.display());
+        let did = guarded(&target, shell, &third, 0)?;
+        assert_eq!(did, ["guard", "sleep 10", "guard", "sleep 10", "guard"]);
+    }
+    Ok(())
+}
+
+#[test]
+fn procd_lends_the_guard_the_watchdog_for_a_trial_if_the_guard_feeds_it() -> Result {
+    let status = |standing| format!(r#"[ "$1" != status ] || echo '{{"standing":"{standing}"}}'"#);
+    let lent = [
+        "status --json",
+        "call system watchdog {\"magicclose\": true}",
+        "call system watchdog {\"stop\": true}",
+        "guard",
+        "call system watchdog {\"stop\": false}",
+    ];
+    for shell in SHELLS {
+        let target = Root::new()?;
+        for (board, standing, did) in [
+            ("name = \"x\"\n[watchdog]\n", "on-trial", &lent[..]),
+            ("[watchdog]\n", "good", &["status --json", "guard"]),
+            ("# [watchdog]\n[health]\n", "on-trial", &["guard"]),
         ] {
-            let status = format!(r#"echo '{{"standing":"{standing}"}}'"#);
-            let tool = format!("case $1 in status) {status} ;; *) echo \"$*\" ;; esac");
-            target.program("sysupgrade-rs", &tool)?;
-            let path = target.root.join("lib/sysupgrade-rs/health");
-            fs::write(path, format!("#!/bin/sh\n{health}\n"))?;
-            let expected = format!("start 99 procd 1\n{did}");
-            assert_eq!(service(&target, shell, "sysupgrade-rs-confirm")?, expected);
+            fs::write(target.root.join("etc/sysupgrade-rs/board.toml"), board)?;
+            assert_eq!(guarded(&target, shell, &status(standing), 0)?, did);
         }
     }
     Ok(())
 }
 
 #[test]
-fn healthy_means_lan_is_up_and_what_an_admin_comes_in_by_runs() -> Result {
+fn the_network_lan_is_up_or_not() -> Result {
     for shell in SHELLS {
         let target = Root::new()?;
-        let dropbear = target.root.join("etc/init.d/dropbear");
         target.program("jsonfilter", "exec jq -r \".${2#@.}\"")?;
-        for (lan, service, healthy, said) in [
-            (true, "exit 0", true, ""),
-            (true, "exit 1", true, ""),
-            (true, "[ $1 = enabled ]", false, "dropbear does not run\n"),
-            (false, "exit 0", false, "the network lan is not up\n"),
+        for (lan, healthy, said) in [
+            (r#"{"up":true}"#, true, ""),
+            (r#"{"up":false}"#, false, "the network lan is not up\n"),
+            ("", false, "the network lan is not up\n"),
         ] {
-            target.program("ubus", &format!("echo '{{\"up\":{lan}}}'"))?;
-            fs::write(&dropbear, format!("#!/bin/sh\n{service}\n"))?;
-            fs::set_permissions(&dropbear, PermissionsExt::from_mode(0o755))?;
-            let health = installed("lib/sysupgrade-rs/health");
-            let health = health.display();
-            let script = format!("PATH=$BIN:$PATH; sleep() {{ :; }}; . {health}");
-            let output = target.sh(shell, &script)?;
+            target.program("ubus", &format!("echo '{lan}'"))?;
+            let script = r#"PATH=$BIN:$PATH; . "$IPKG_INSTROOT/lib/sysupgrade-rs/health.d/05-lan""#;
+            let output = target.sh(shell, script)?;
             assert_eq!(output.status.success(), healthy, "{output:?}");
-            assert_eq!(String::from_utf8(output.stdout)?, said);
+            assert_eq!(String::from_utf8(output.stderr)?, said);
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_health_checks_for_every_router_are_installed_with_its_own() -> Result {
+    let target = Root::new()?;
+    let device = package().join("../device/health.d");
+    let own = package().join("files/lib/sysupgrade-rs/health.d");
+    let mut wanted = files_below(&device)?;
+    wanted.append(&mut files_below(&own)?);
+    let installed = target.root.join("lib/sysupgrade-rs/health.d");
+    assert_eq!(files_below(&installed)?, wanted);
+    for name in wanted {
+        let mode = fs::metadata(installed.join(name))?.permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
     }
     Ok(())
 }
@@ -447,6 +506,6 @@ fn shellcheck_has_nothing_to_say() -> Result {
         );
         checked += 1;
     }
-    assert_eq!(checked, 9);
+    assert_eq!(checked, 10);
     Ok(())
 }

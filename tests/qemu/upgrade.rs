@@ -140,7 +140,7 @@ fn a_system_that_nobody_confirms_goes_back_by_itself() {
     let mut router = edited_router(&disk);
     router.type_line("sysupgrade-rs --confirm-within 5s /root/v4.bin");
     router.wait_for("boot: slot b, on trial");
-    router.wait_for("health check failed: not confirmed");
+    router.wait_for("health check 10-default-route failed: no way out");
     assert_fell_back(&mut router, "not confirmed within 5 s");
 }
 
@@ -150,7 +150,7 @@ fn a_system_that_its_health_check_rejects_can_be_confirmed_by_hand() {
     let disk = Disk::new();
     let mut router = edited_router(&disk);
     router.type_line("sysupgrade-rs /root/v4.bin");
-    router.wait_for("health check failed: not confirmed");
+    router.wait_for("health check 10-default-route failed: no way out");
     router.log_in();
     assert_eq!(router.status()["standing"], "on-trial");
     router.run("sysupgrade-rs confirm");
