@@ -7,6 +7,7 @@
 mod configuration;
 mod flash;
 mod grub;
+mod health;
 mod openwrt;
 mod router;
 mod server;

@@ -70,7 +70,8 @@ impl Disk {
         Self::copy_of(&self.path())
     }
 
-    fn copy_of(path: &Path) -> Self {
+    /// One with the content of this file.
+    pub(crate) fn copy_of(path: &Path) -> Self {
         let disk = Self {
             dir: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory"),
         };
