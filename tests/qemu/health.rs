@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::router::{Disk, Router, image, sources};
+use crate::router::{Disk, Machine, Router, image, sources};
 
 /// The disk of a new router with a watchdog, built once a run. It is made of that of any router.
 fn factory_disk() -> PathBuf {
@@ -28,7 +28,7 @@ fn start(disk: &Disk, arguments: &[&str]) -> Router {
 
 /// A new router with version 1, on its way to this image.
 fn upgraded_to(image: &str, arguments: &[&str]) -> (Disk, Router) {
-    let disk = Disk::copy_of(&factory_disk());
+    let disk = Disk::copy_of(Machine::X86, &factory_disk());
     let mut router = start(&disk, arguments);
     router.log_in();
     router.run("mount -t squashfs -o ro /dev/vdb /mnt");

@@ -1,4 +1,4 @@
-//! The joints: real kernel, real GRUB, real reboots, and the plug pulled.
+//! The joints: real kernels, real GRUB, real U-Boot, real reboots, and the plug pulled.
 //!
 //! Everything that can be proven without a machine is proven elsewhere, faster and more thoroughly.
 //! These tests need QEMU (`qemu/build` names the packages), and run with
@@ -11,4 +11,9 @@ mod health;
 mod openwrt;
 mod router;
 mod server;
+#[path = "../sim/mod.rs"]
+mod sim;
+mod uboot;
 mod upgrade;
+#[path = "../world/mod.rs"]
+mod world;

@@ -31,60 +31,101 @@ pub(crate) fn sources() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/qemu"))
 }
 
-/// The disk of a new router, built once a run.
-fn factory_disk() -> &'static Path {
-    static DISK: OnceLock<PathBuf> = OnceLock::new();
-    DISK.get_or_init(|| {
-        let status = Command::new(sources().join("run"))
-            .arg("--build-only")
-            .status();
-        let built = status.expect("qemu/run starts");
-        assert!(built.success(), "qemu/run --build-only: {built}");
-        sources().join("work/disk.img")
-    })
+/// A virtual router with a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Machine {
+    /// A PC with GRUB.
+    X86,
+    /// With U-Boot, whose environment is in a flash: a file beside the disk.
+    Arm64,
+}
+
+impl Machine {
+    /// What builds and starts it.
+    fn script(self) -> PathBuf {
+        sources().join(match self {
+            Self::X86 => "run",
+            Self::Arm64 => "arm64/run",
+        })
+    }
+
+    /// The disk of a new router, built once a run.
+    pub(crate) fn factory_disk(self) -> PathBuf {
+        static BUILT: [OnceLock<()>; 2] = [const { OnceLock::new() }; 2];
+        BUILT[self as usize].get_or_init(|| {
+            let script = self.script();
+            let status = Command::new(&script).arg("--build-only").status();
+            let built = status.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+            assert!(
+                built.success(),
+                "{} --build-only: {built}",
+                script.display()
+            );
+        });
+        sources().join(match self {
+            Self::X86 => "work/disk.img",
+            Self::Arm64 => "work/arm64/disk.img",
+        })
+    }
 }
 
 /// An image that was built beside the disk; the disk has some of them in `/root`, too.
 pub(crate) fn image(name: &str) -> PathBuf {
-    factory_disk().with_file_name(name)
+    Machine::X86.factory_disk().with_file_name(name)
 }
 
 /// The disk of one router. It outlives power cuts, not the test.
 pub(crate) struct Disk {
     dir: TempDir,
+    machine: Machine,
 }
 
 impl Disk {
     /// As it leaves the factory: version 1 in slot a.
     pub(crate) fn new() -> Self {
-        Self::copy_of(factory_disk())
+        Self::of(Machine::X86)
+    }
+
+    /// The same, of this machine.
+    pub(crate) fn of(machine: Machine) -> Self {
+        Self::copy_of(machine, &machine.factory_disk())
     }
 
     /// One with OpenWrt's ways, version 1 in slot a.
     pub(crate) fn openwrt() -> Self {
-        Self::copy_of(&image("openwrt.img"))
+        Self::copy_of(Machine::X86, &image("openwrt.img"))
     }
 
     /// Another disk with the same content, of a router that is off.
     pub(crate) fn copy(&self) -> Self {
-        Self::copy_of(&self.path())
+        Self::copy_of(self.machine, &self.path())
     }
 
-    /// One with the content of this file.
-    pub(crate) fn copy_of(path: &Path) -> Self {
-        let disk = Self {
-            dir: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory"),
-        };
-        let copy = Command::new("cp")
-            .arg("--sparse=always")
-            .args([path, &disk.path()])
-            .status();
-        assert!(copy.expect("cp starts").success(), "cp of the disk failed");
+    /// One of this machine, with the content of this file.
+    pub(crate) fn copy_of(machine: Machine, path: &Path) -> Self {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        let disk = Self { dir, machine };
+        let mut files = vec![(path.to_owned(), disk.path())];
+        if machine == Machine::Arm64 {
+            files.push((flash_beside(path), disk.flash()));
+        }
+        for (from, to) in files {
+            let copy = Command::new("cp")
+                .arg("--sparse=always")
+                .args([from, to])
+                .status();
+            assert!(copy.expect("cp starts").success(), "cp of the disk failed");
+        }
         disk
     }
 
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join("disk.img")
+    }
+
+    /// The flash, of a machine that has one.
+    pub(crate) fn flash(&self) -> PathBuf {
+        flash_beside(&self.path())
     }
 
     /// Power on.
@@ -94,7 +135,7 @@ impl Disk {
 
     /// Power on, with more arguments for `qemu/run`.
     pub(crate) fn start_with(&self, arguments: &[&str]) -> Router {
-        let mut command = Command::new(sources().join("run"));
+        let mut command = Command::new(self.machine.script());
         Router::start(command.arg("--disk").arg(self.path()).args(arguments))
     }
 
@@ -124,6 +165,10 @@ impl Disk {
         let console = router.power_off();
         shown.ends_with(STOPPED).then_some(console)
     }
+}
+
+fn flash_beside(disk: &Path) -> PathBuf {
+    disk.with_extension("img.flash")
 }
 
 /// What comes out of QEMU.

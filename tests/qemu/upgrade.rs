@@ -44,7 +44,7 @@ fn shipped(layer: &str) -> BTreeMap<String, String> {
 }
 
 /// The defaults of version 1, with the edits.
-fn assert_old_configuration(router: &mut Router) {
+pub(crate) fn assert_old_configuration(router: &mut Router) {
     assert_configuration(router, &["root"]);
 }
 
@@ -54,7 +54,7 @@ fn assert_new_configuration(router: &mut Router) {
 }
 
 /// A router with version 1 and edits, logged in.
-fn edited_router(disk: &Disk) -> Router {
+pub(crate) fn edited_router(disk: &Disk) -> Router {
     let mut router = disk.start();
     router.log_in();
     edit_configuration(&mut router);
@@ -89,13 +89,31 @@ fn assert_fell_back(router: &mut Router, why: &str) {
     assert_old_configuration(router);
 }
 
+/// From version 1 to one that proves itself: the router that runs it.
+pub(crate) fn install_a_good_system(disk: &Disk) -> Router {
+    let mut router = edited_router(disk);
+    router.type_line("sysupgrade-rs /root/v2.bin");
+    assert_upgraded(&mut router);
+    router
+}
+
+/// From version 1 to one that panics, and back.
+pub(crate) fn install_a_system_that_dies(disk: &Disk) {
+    let mut router = edited_router(disk);
+    router.type_line("sysupgrade-rs /root/v3.bin");
+    for left in [2, 1, 0] {
+        router.wait_for(&format!(
+            "boot: slot b, on trial, tries left after this one: {left}"
+        ));
+        router.wait_for("init: dying now");
+    }
+    assert_fell_back(&mut router, "its tries were used up");
+}
+
 #[test]
 #[ignore = "needs QEMU"]
 fn an_upgrade_keeps_the_edits_and_brings_the_new_defaults() {
-    let disk = Disk::new();
-    let mut router = edited_router(&disk);
-    router.type_line("sysupgrade-rs /root/v2.bin");
-    assert_upgraded(&mut router);
+    install_a_good_system(&Disk::new());
 }
 
 #[test]
@@ -121,16 +139,7 @@ fn an_image_may_come_over_the_network() {
 #[test]
 #[ignore = "needs QEMU"]
 fn a_system_that_dies_at_boot_loses_its_tries_and_the_old_one_is_back() {
-    let disk = Disk::new();
-    let mut router = edited_router(&disk);
-    router.type_line("sysupgrade-rs /root/v3.bin");
-    for left in [2, 1, 0] {
-        router.wait_for(&format!(
-            "boot: slot b, on trial, tries left after this one: {left}"
-        ));
-        router.wait_for("init: dying now");
-    }
-    assert_fell_back(&mut router, "its tries were used up");
+    install_a_system_that_dies(&Disk::new());
 }
 
 #[test]
