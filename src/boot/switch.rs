@@ -232,10 +232,10 @@ impl Switch {
             })
         };
         let limit = match &counter.limit {
-            Some(name) => number(name)?.filter(|limit| *limit > 0),
-            None => None,
+            // The scripts of `board/u-boot` allow no try without it.
+            Some(name) => number(name)?.unwrap_or(0),
+            None => self.tries.into(),
         };
-        let limit = limit.unwrap_or(self.tries.into());
         let count = number(&counter.count)?.unwrap_or(0);
         let left = limit.saturating_sub(count).min(MAX_TRIES.into());
         Ok(match u8::try_from(left) {
@@ -508,6 +508,21 @@ mod tests {
         assert_eq!(state.standing(Slot::Second), Standing::OnTrial(3));
         store(&switch, &mut environment, &state);
         assert_eq!(environment["upgrade_available"], "1");
+    }
+
+    #[test]
+    fn a_trial_that_is_counted_without_a_limit_has_no_try_left() {
+        let switch = switch(COUNTED);
+        for limit in [None, Some("0")] {
+            let mut environment = environment(&[("altbootcmd", "run other"), ("active", "0")]);
+            let trial = BootState::FACTORY.activate(Slot::First, 3);
+            store(&switch, &mut environment, &trial.expect("it may begin"));
+            environment.remove("bootlimit");
+            environment.extend(limit.map(|limit| ("bootlimit".to_owned(), limit.to_owned())));
+            let state = load(&switch, &environment).expect("it makes sense");
+            assert_eq!(state.boot().0, Slot::First);
+            assert_eq!(state.standing(Slot::Second), Standing::OnTrial(0));
+        }
     }
 
     #[test]
