@@ -45,9 +45,10 @@
 //!   `loader/sysupgrade-SLOT.conf`, which is made as soon as there is an entry and never written again;
 //! * a file in which nothing names a program to start (one that was being made) is no entry.
 //!
-//! When the loader counts, the firmware renames. (OVMF writes one sector for that, too: a test of the
-//! virtual router cuts it after each sector that Linux and the firmware write.) A try that it cannot
-//! count it gives all the same.
+//! When the loader counts, the firmware renames. OVMF writes 64 KiB for that, of which one sector
+//! changes; a test of the virtual router cuts after each sector that Linux and OVMF write. A try that the
+//! loader cannot count, because the next name is taken, it gives all the same: one more reason to mend
+//! two names of one slot.
 
 use std::cmp::Reverse;
 use std::io::Write;
@@ -464,6 +465,7 @@ impl Bootloader for SystemdBoot {
             let lines = lines.iter().map(String::as_str).chain(others);
             let text = lines.map(|line| format!("{line}\n")).collect::<String>();
             files::replace(&path, text.as_bytes(), 0o644)?;
+            files::sync_name(&path)?; // as FAT needs it
             told.push(format!("default is `{DEFAULT}` in {}", path.display()));
         }
         Ok(told)

@@ -6,12 +6,12 @@ use std::os::unix::fs::FileExt;
 use sysupgrade_rs::boot::{Bootloader, GrubEnv};
 use sysupgrade_rs::slots::{BootState, Condition, Slot};
 
-use crate::router::{Disk, ENVIRONMENT, KERNEL_A, KERNEL_B, KERNEL_LEN};
+use crate::router::{Disk, ENVIRONMENT, KERNEL_A, KERNEL_B, KERNEL_LEN, Machine};
 
 /// A router with a kernel in both slots: while GRUB reads one it changes nothing more, so the plug is
 /// always pulled in time.
-fn router_with_two_kernels() -> Disk {
-    let disk = Disk::new();
+pub(crate) fn router_with_two_kernels(machine: Machine) -> Disk {
+    let disk = Disk::of(machine);
     let file = File::options().read(true).write(true).open(disk.path());
     let file = file.expect("the disk is a file");
     let mut kernel = vec![0; KERNEL_LEN];
@@ -58,10 +58,21 @@ fn left_behind(disk: &Disk) -> BootState {
     environment(disk).load().expect("GRUB leaves a whole block")
 }
 
+/// Puts a state before GRUB, and compares what it boots and leaves with the model.
+pub(crate) fn compare(disk: &Disk, state: BootState) {
+    let (slot, after) = state.boot();
+    let said = decide(disk, &block(&state));
+    assert!(
+        said.starts_with(&format!("{},", slot_name(slot))),
+        "{state:?} boots {slot:?}, GRUB says: {said}"
+    );
+    assert_eq!(left_behind(disk), after, "left behind by {state:?}");
+}
+
 #[test]
 #[ignore = "needs QEMU"]
 fn grub_chooses_and_counts_as_the_model_does() {
-    let disk = router_with_two_kernels();
+    let disk = router_with_two_kernels(Machine::X86);
     let all = [Condition::Unbootable, Condition::Good]
         .into_iter()
         .chain((1..=7).map(Condition::Trial));
@@ -75,13 +86,7 @@ fn grub_chooses_and_counts_as_the_model_does() {
                     primary,
                     conditions,
                 };
-                let (slot, after) = state.boot();
-                let said = decide(&disk, &block(&state));
-                assert!(
-                    said.starts_with(&format!("{},", slot_name(slot))),
-                    "{state:?} boots {slot:?}, GRUB says: {said}"
-                );
-                assert_eq!(left_behind(&disk), after, "left behind by {state:?}");
+                compare(&disk, state);
             }
         }
     }
@@ -90,7 +95,7 @@ fn grub_chooses_and_counts_as_the_model_does() {
 #[test]
 #[ignore = "needs QEMU"]
 fn grub_gives_no_try_that_it_cannot_count() {
-    let disk = router_with_two_kernels();
+    let disk = router_with_two_kernels(Machine::X86);
     let trial = BootState {
         primary: Slot::Second,
         conditions: [Condition::Good, Condition::Trial(3)],
@@ -117,7 +122,7 @@ fn grub_gives_no_try_that_it_cannot_count() {
 #[test]
 #[ignore = "needs QEMU"]
 fn grub_starts_something_when_it_cannot_read_its_environment() {
-    let disk = router_with_two_kernels();
+    let disk = router_with_two_kernels(Machine::X86);
     for unreadable in [vec![0; 1024], vec![0xff; 1024]] {
         assert_eq!(decide(&disk, &unreadable), "a, as a last resort");
     }
@@ -126,7 +131,7 @@ fn grub_starts_something_when_it_cannot_read_its_environment() {
 #[test]
 #[ignore = "needs QEMU"]
 fn a_boot_order_that_is_half_written_is_one_of_the_two() {
-    let disk = router_with_two_kernels();
+    let disk = router_with_two_kernels(Machine::X86);
     let good = BootState {
         primary: Slot::First,
         conditions: [Condition::Good; 2],

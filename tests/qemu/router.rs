@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A boot takes six seconds on a quiet host; a loaded one gets twenty times that.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// A boot takes six seconds on a quiet host, with UEFI fifteen; a loaded one gets twenty times that.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Where the boot environment is on the disk (`qemu/build`): in the second partition, behind the head
 /// of the tar archive.
@@ -38,6 +38,10 @@ pub(crate) enum Machine {
     X86,
     /// With U-Boot, whose environment is in a flash: a file beside the disk.
     Arm64,
+    /// A PC with UEFI and systemd-boot.
+    SystemdBoot,
+    /// A PC with UEFI and GRUB.
+    GrubEfi,
 }
 
 impl Machine {
@@ -46,13 +50,22 @@ impl Machine {
         sources().join(match self {
             Self::X86 => "run",
             Self::Arm64 => "arm64/run",
+            Self::SystemdBoot | Self::GrubEfi => "efi/run",
         })
     }
 
     /// The disk of a new router, built once a run.
     pub(crate) fn factory_disk(self) -> PathBuf {
-        static BUILT: [OnceLock<()>; 2] = [const { OnceLock::new() }; 2];
-        BUILT[self as usize].get_or_init(|| {
+        static BUILT: [OnceLock<()>; 3] = [const { OnceLock::new() }; 3];
+        let builder = match self {
+            Self::X86 => 0,
+            Self::Arm64 => 1,
+            Self::SystemdBoot | Self::GrubEfi => {
+                Self::X86.factory_disk(); // one of the two is made of it
+                2
+            }
+        };
+        BUILT[builder].get_or_init(|| {
             let script = self.script();
             let status = Command::new(&script).arg("--build-only").status();
             let built = status.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
@@ -65,6 +78,8 @@ impl Machine {
         sources().join(match self {
             Self::X86 => "work/disk.img",
             Self::Arm64 => "work/arm64/disk.img",
+            Self::SystemdBoot => "work/efi/systemd-boot.img",
+            Self::GrubEfi => "work/efi/grub.img",
         })
     }
 }
@@ -78,6 +93,7 @@ pub(crate) fn image(name: &str) -> PathBuf {
 pub(crate) struct Disk {
     dir: TempDir,
     machine: Machine,
+    is_logged: bool,
 }
 
 impl Disk {
@@ -104,7 +120,11 @@ impl Disk {
     /// One of this machine, with the content of this file.
     pub(crate) fn copy_of(machine: Machine, path: &Path) -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let disk = Self { dir, machine };
+        let disk = Self {
+            dir,
+            machine,
+            is_logged: false,
+        };
         let mut files = vec![(path.to_owned(), disk.path())];
         if machine == Machine::Arm64 {
             files.push((flash_beside(path), disk.flash()));
@@ -128,6 +148,19 @@ impl Disk {
         flash_beside(&self.path())
     }
 
+    /// The same, and from now on all writes are noted; what was noted before is forgotten at each start.
+    pub(crate) fn logged(self) -> Self {
+        Self {
+            is_logged: true,
+            ..self
+        }
+    }
+
+    /// Where they are noted, see `qemu/run`.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
     /// Power on.
     pub(crate) fn start(&self) -> Router {
         self.start_with(&[])
@@ -136,7 +169,11 @@ impl Disk {
     /// Power on, with more arguments for `qemu/run`.
     pub(crate) fn start_with(&self, arguments: &[&str]) -> Router {
         let mut command = Command::new(self.machine.script());
-        Router::start(command.arg("--disk").arg(self.path()).args(arguments))
+        command.arg("--disk").arg(self.path());
+        if self.is_logged {
+            command.arg("--log").arg(self.log());
+        }
+        Router::start(command.args(arguments))
     }
 
     /// Power on, and power off before the disk does this write (counted from 1). What the console
