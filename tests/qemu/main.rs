@@ -9,6 +9,7 @@ mod efi;
 mod flash;
 mod grub;
 mod health;
+mod malta;
 mod openwrt;
 mod router;
 mod server;

@@ -38,6 +38,8 @@ pub(crate) enum Machine {
     X86,
     /// With U-Boot, whose environment is in a flash: a file beside the disk.
     Arm64,
+    /// The same with a MIPS processor.
+    Malta,
     /// A PC with UEFI and systemd-boot.
     SystemdBoot,
     /// A PC with UEFI and GRUB.
@@ -50,13 +52,14 @@ impl Machine {
         sources().join(match self {
             Self::X86 => "run",
             Self::Arm64 => "arm64/run",
+            Self::Malta => "malta/run",
             Self::SystemdBoot | Self::GrubEfi => "efi/run",
         })
     }
 
     /// The disk of a new router, built once a run.
     pub(crate) fn factory_disk(self) -> PathBuf {
-        static BUILT: [OnceLock<()>; 3] = [const { OnceLock::new() }; 3];
+        static BUILT: [OnceLock<()>; 4] = [const { OnceLock::new() }; 4];
         let builder = match self {
             Self::X86 => 0,
             Self::Arm64 => 1,
@@ -64,6 +67,7 @@ impl Machine {
                 Self::X86.factory_disk(); // one of the two is made of it
                 2
             }
+            Self::Malta => 3,
         };
         BUILT[builder].get_or_init(|| {
             let script = self.script();
@@ -78,6 +82,7 @@ impl Machine {
         sources().join(match self {
             Self::X86 => "work/disk.img",
             Self::Arm64 => "work/arm64/disk.img",
+            Self::Malta => "work/malta/disk.img",
             Self::SystemdBoot => "work/efi/systemd-boot.img",
             Self::GrubEfi => "work/efi/grub.img",
         })
@@ -126,7 +131,7 @@ impl Disk {
             is_logged: false,
         };
         let mut files = vec![(path.to_owned(), disk.path())];
-        if machine == Machine::Arm64 {
+        if matches!(machine, Machine::Arm64 | Machine::Malta) {
             files.push((flash_beside(path), disk.flash()));
         }
         for (from, to) in files {
