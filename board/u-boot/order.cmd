@@ -14,9 +14,9 @@
 # A try that cannot be counted is not given: a new system that dies early would otherwise be booted
 # for ever. So a slot is passed over if `saveenv` says that it failed. (`env load` cannot ask the medium:
 # after a `saveenv` to NOR flash it marks the copy just written obsolete. Let U-Boot itself compare, with
-# CONFIG_SYS_FLASH_VERIFY_AFTER_WRITE.) A slot whose kernel does not load makes way for the other one.
-# With no slot left, both are tried uncounted, the primary first: a router that starts something beats
-# one that stops.
+# CONFIG_FLASH_VERIFY, which U-Boot 2023.01 takes from KCPPFLAGS only.) A slot whose kernel does not load
+# makes way for the other one. With no slot left, both are tried uncounted, the primary first: a router
+# that starts something beats one that stops.
 #
 # Needs CONFIG_HUSH_PARSER. What begins with `try_` are variables of the shell, which no `saveenv` saves.
 
