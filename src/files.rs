@@ -834,13 +834,7 @@ pub fn rename_durably(from: &Path, to: &Path) -> Result<()> {
 /// # Errors
 /// When the medium fails.
 pub fn sync_name(path: &Path) -> Result<()> {
-    room(path)
-        .and_then(|()| File::open(path))
-        .and_then(|file| file.sync_all())
-        .map_err(FileError::at("sync", path))?;
-    record!(Sync {
-        path: path.to_owned()
-    });
+    sync(path)?;
     sync_dir(parent_of(path))
 }
 
@@ -849,9 +843,14 @@ pub fn sync_name(path: &Path) -> Result<()> {
 /// # Errors
 /// When the medium fails.
 pub fn sync_dir(path: &Path) -> Result<()> {
+    sync(path)
+}
+
+/// Returns when a file, or the names in a directory, are on the medium.
+fn sync(path: &Path) -> Result<()> {
     room(path)
         .and_then(|()| File::open(path))
-        .and_then(|dir| dir.sync_all())
+        .and_then(|file| file.sync_all())
         .map_err(FileError::at("sync", path))?;
     record!(Sync {
         path: path.to_owned()
@@ -879,11 +878,7 @@ fn sync_each(path: &Path) -> Result<()> {
         if metadata.is_dir() {
             sync_each(&entry)?;
         } else if metadata.is_file() {
-            room(&entry)
-                .and_then(|()| File::open(&entry))
-                .and_then(|file| file.sync_all())
-                .map_err(FileError::at("sync", &entry))?;
-            record!(Sync { path: entry });
+            sync(&entry)?;
         }
     }
     sync_dir(path)

@@ -264,6 +264,17 @@ impl Loader {
         said.trim().to_owned()
     }
 
+    /// [`compare`](Self::compare) for each of these directories, and how many there were.
+    fn compare_all(&self, states: &[&[&str]]) {
+        for names in states {
+            self.compare(names);
+        }
+        tell(&format!(
+            "systemd-boot and the model agree in {} states",
+            states.len()
+        ));
+    }
+
     /// Puts entries before systemd-boot, and compares what it starts and leaves with the model.
     fn compare(&self, names: &[&str]) {
         self.put(names);
@@ -311,13 +322,7 @@ fn systemd_boot_chooses_and_counts_as_the_model_does() {
         &["sysupgrade-1-a+0-2.conf", "sysupgrade-2-b+0-1.conf"],
         &["sysupgrade-1-a.conf", "sysupgrade-0-b+3.conf"],
     ];
-    for names in states {
-        loader.compare(names);
-    }
-    tell(&format!(
-        "systemd-boot and the model agree in {} states",
-        states.len()
-    ));
+    loader.compare_all(&states);
 }
 
 #[test]
@@ -363,13 +368,7 @@ fn systemd_boot_takes_what_a_power_cut_left_as_the_model_does() {
         ],
         &["sysupgrade-1-a.conf", "sysupgrade-9-b-empty.conf"],
     ];
-    for names in states {
-        loader.compare(names);
-    }
-    tell(&format!(
-        "systemd-boot and the model agree in {} states",
-        states.len()
-    ));
+    loader.compare_all(&states);
 }
 
 #[test]
