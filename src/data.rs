@@ -47,7 +47,7 @@ use thiserror::Error;
 use crate::board::SlotSpec;
 use crate::boot::BootError;
 use crate::digest::Digest;
-use crate::files::{FileError, below};
+use crate::files::{self, FileError, below};
 use crate::flash::{Chips, FlashError};
 use crate::health::Before;
 use crate::image::openwrt::Compat;
@@ -135,6 +135,8 @@ pub enum What {
     FellBack,
     /// Somebody, or the end of the confirm window, asked to go back.
     RolledBack,
+    /// Somebody had the boot environment made whole.
+    Repaired,
 }
 
 /// One entry of the history.
@@ -337,7 +339,7 @@ impl Data {
     /// When the file system cannot be asked, or the carrier cannot be opened.
     pub fn room(&self, slot: &str) -> Result<u64, DataError> {
         match &self.shelf {
-            Shelf::Shared(directory) => directory.free_space(),
+            Shelf::Shared(directory) => Ok(files::free_space(&directory.dir)?),
             Shelf::Apart { carriers, .. } => carriers.room(slot),
         }
     }

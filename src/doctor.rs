@@ -7,11 +7,13 @@ use serde::Serialize;
 
 use crate::board::Board;
 use crate::boot::BootError;
+use crate::data::{Update, What};
+use crate::files;
 use crate::install::describe;
 use crate::machine::{Identity, Machine, MachineError};
 use crate::report::printable;
 use crate::slots::{BootState, Condition, Slot, Standing};
-use crate::system;
+use crate::{system, watchdog};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, Serialize)]
@@ -119,6 +121,7 @@ fn examine_machine(checks: &mut Checks, machine: &mut Machine) {
             break;
         }
     }
+    examine_file_system(checks, machine);
     checks.of(
         "records",
         Slot::ALL
@@ -129,6 +132,74 @@ fn examine_machine(checks: &mut Checks, machine: &mut Machine) {
     checks.of("history", machine.data.history(), |history| {
         format!("{} entries", history.len())
     });
+    examine_health(checks, machine);
+    examine_watchdog(checks, machine);
+}
+
+/// FAT would give everybody the archive to read, and lose it together with the power.
+fn examine_file_system(checks: &mut Checks, machine: &Machine) {
+    let Some(data) = &machine.board.data else {
+        return;
+    };
+    let dir = machine.at(&data.dir);
+    if matches!(files::is_on_fat(&dir), Ok(true)) {
+        let detail = format!("{} is on FAT", dir.display());
+        checks.add("data directory", false, detail);
+        checks.hint("it has to be on a file system with owners and permissions: ext4, F2FS, UBIFS");
+    }
+}
+
+/// Without a check nobody but a person can tell that a new system is good.
+fn examine_health(checks: &mut Checks, machine: &Machine) {
+    const NAME: &str = "health checks";
+    let dir = &machine.board.health.checks;
+    let names = match machine.checks().names() {
+        Ok(names) => names,
+        Err(error) => return checks.add(NAME, false, describe(&error)),
+    };
+    if names.is_empty() {
+        let detail = format!("none in {}: somebody has to confirm", dir.display());
+        return checks.add(NAME, true, detail);
+    }
+    let cannot_run = |name: &&String| !files::is_program(&machine.checks().dir.join(name));
+    let idle: Vec<&str> = names
+        .iter()
+        .filter(cannot_run)
+        .map(String::as_str)
+        .collect();
+    if idle.is_empty() {
+        let detail = format!("{} in {}: {}", names.len(), dir.display(), names.join(", "));
+        checks.add(NAME, true, detail);
+    } else {
+        let detail = format!("cannot be run, in {}: {}", dir.display(), idle.join(", "));
+        checks.add(NAME, false, detail);
+        checks.hint(
+            "make them executable, or take them away: they never work, so they excuse everything",
+        );
+    }
+}
+
+/// It is only asked for: to open it would make it tick.
+fn examine_watchdog(checks: &mut Checks, machine: &Machine) {
+    const NAME: &str = "watchdog";
+    let Some(watchdog) = &machine.board.watchdog else {
+        let detail = "none in the board file: a system that hangs is not reset".to_owned();
+        return checks.add(NAME, true, detail);
+    };
+    let device = &watchdog.device;
+    if !files::exists(&machine.at(device)) {
+        checks.add(NAME, false, format!("there is no {}", device.display()));
+        checks.hint("load its driver early, or name the device that this kernel has");
+        return;
+    }
+    let detail = match watchdog::never_stops(&machine.root, device) {
+        true => format!(
+            "{}; this kernel never stops it (nowayout): somebody has to feed it after the guard",
+            device.display()
+        ),
+        false => format!("{}, {} s", device.display(), watchdog.timeout.as_secs()),
+    };
+    checks.add(NAME, true, detail);
 }
 
 const REPAIR: &str = "`sysupgrade-rs doctor --repair-env` mends it";
@@ -180,7 +251,8 @@ pub fn repair(machine: &mut Machine) -> Result<Vec<String>, MachineError> {
             machine.boot.store(&state)?;
             return Ok(Vec::new());
         }
-        return Ok(machine.boot.repair(&state)?);
+        let done = machine.boot.repair(&state)?;
+        return Ok(remember(machine, done));
     }
     let running = machine.running;
     let mut state = BootState {
@@ -196,7 +268,25 @@ pub fn repair(machine: &mut Machine) -> Result<Vec<String>, MachineError> {
         machine.name(running),
         machine.name(running.other())
     ));
-    Ok(done)
+    Ok(remember(machine, done))
+}
+
+/// Whoever wonders later why a slot is what it is finds this in the history.
+fn remember(machine: &Machine, mut done: Vec<String>) -> Vec<String> {
+    let message = format!("boot environment repaired: {}", done.join("; "));
+    let update = Update {
+        entry: Some(machine.entry(What::Repaired, machine.running, None, &message)),
+        ..Update::default()
+    };
+    let recorded = machine.data.create();
+    let recorded = recorded.and_then(|()| machine.data.record(&update));
+    if let Err(error) = recorded {
+        done.push(format!(
+            "the history could not be written: {}",
+            describe(&error)
+        ));
+    }
+    done
 }
 
 /// A board file for another device would send its images, and writes, to the wrong places.

@@ -567,6 +567,13 @@ pub fn is_dir(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
 }
 
+/// True for a file, or a link to one, that somebody may execute.
+#[must_use]
+pub fn is_program(path: &Path) -> bool {
+    fs::metadata(path)
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
 /// True if anything has that name, a dangling link included.
 #[must_use]
 pub fn exists(path: &Path) -> bool {
@@ -912,13 +919,32 @@ pub fn open_lock(path: &Path) -> Result<File> {
         .map_err(FileError::at("open", path))
 }
 
-/// Bytes that an unprivileged process may still write on the file system of `path`.
+/// Bytes that an unprivileged process may still write on the file system that a path is on, or will be
+/// on once it is made.
 ///
 /// # Errors
-/// When the path does not exist.
+/// When the system cannot tell.
 pub fn free_space(path: &Path) -> Result<u64> {
-    let stat = rustix::fs::statvfs(path).map_err(FileError::at("measure", path))?;
+    let stat = rustix::fs::statvfs(existing(path)).map_err(FileError::at("measure", path))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// True if a path is on FAT, or will be. FAT knows neither owners nor permissions, and of a new file
+/// that takes a known name it may keep the name alone when power goes (see [`sync_name`]).
+///
+/// # Errors
+/// When the system cannot tell.
+pub fn is_on_fat(path: &Path) -> Result<bool> {
+    /// `MSDOS_SUPER_MAGIC` of Linux, of vfat and msdos alike (`include/uapi/linux/magic.h`).
+    const FAT: u64 = 0x4d44;
+    let stat = rustix::fs::statfs(existing(path)).map_err(FileError::at("examine", path))?;
+    Ok(u64::try_from(stat.f_type).is_ok_and(|magic| magic == FAT))
+}
+
+/// The nearest directory that there is already.
+fn existing(path: &Path) -> &Path {
+    let dir = path.ancestors().find(|dir| dir.is_dir());
+    dir.unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::config::baseline::find_defaults;
 use crate::data::{Data, DataError, Entry, Installed, Update, What};
 use crate::files::{self, FileError, below};
 use crate::flash::{self, Chips, FlashError};
+use crate::health::Checks;
 use crate::slots::{BootState, Slot, TransitionError};
 pub use identity::Identity;
 
@@ -92,6 +93,17 @@ impl Machine {
     #[must_use]
     pub fn at(&self, path: &Path) -> PathBuf {
         below(&self.root, path)
+    }
+
+    /// The health checks of this board, of the system that runs.
+    #[must_use]
+    pub fn checks(&self) -> Checks {
+        let health = &self.board.health;
+        Checks {
+            dir: self.at(&health.checks),
+            timeout: health.timeout,
+            slot: self.name(self.running).to_owned(),
+        }
     }
 
     /// The slot that does not run.

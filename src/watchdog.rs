@@ -15,6 +15,7 @@
 //! hangs is reset. There are drivers that stop when they are closed, whatever was said; under those
 //! first boot arms nothing, and the guard has to hold on to it.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileTypeExt;
@@ -23,7 +24,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::files::{FileError, Result};
+use crate::files::{self, FileError, Result, below};
 use crate::sys;
 
 /// Fed so often at least.
@@ -146,6 +147,20 @@ impl Drop for Fed {
             let _ = thread.join();
         }
     }
+}
+
+/// True if this kernel never stops the watchdog (`CONFIG_WATCHDOG_NOWAYOUT`, or the driver's `nowayout`);
+/// false as well where it does not say (`CONFIG_WATCHDOG_SYSFS`).
+#[must_use]
+pub fn never_stops(root: &Path, device: &Path) -> bool {
+    let name = match device.file_name() {
+        // What the first one is called, too.
+        Some(name) if name == "watchdog" => OsStr::new("watchdog0"),
+        Some(name) => name,
+        None => return false,
+    };
+    let path = below(root, Path::new("/sys/class/watchdog")).join(name);
+    files::read(&path.join("nowayout"), 64).is_ok_and(|text| text.trim_ascii() == b"1")
 }
 
 #[cfg(test)]

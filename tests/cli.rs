@@ -289,6 +289,13 @@ fn the_doctor_names_a_damaged_boot_environment_and_repairs_it_when_asked_to() ->
         assert_eq!(done.len(), if is_read { 1 } else { 2 }, "{answer}");
         assert!(fs::read(&env)? == whole, "slot a is good, as before");
         assert_eq!(site.run(&["doctor"])?.status.code(), Some(0));
+
+        let history = document(&site.run(&["--json", "history"])?);
+        let last = history["history"].as_array().and_then(|list| list.last());
+        let last = last.ok_or("no history")?;
+        assert_eq!(last["what"], "repaired", "{last}");
+        let message = last["message"].as_str().ok_or("no message")?;
+        assert!(message.starts_with("boot environment repaired: "), "{last}");
     }
     let output = site.run(&["doctor", "--repair-env"])?;
     let said = "the boot environment is whole, there is nothing to repair\n";

@@ -13,22 +13,12 @@ use crate::config::apply;
 use crate::files::FileError;
 use crate::first_boot::first_boot;
 use crate::guard::{Ended, guard};
-use crate::health::{Before, Checks, Finding, Verdict};
+use crate::health::{Before, Finding, Verdict};
 use crate::install::Upgrade;
 use crate::machine::Machine;
 use crate::report::{ExitCode, describe, harmless};
 use crate::watchdog::Watchdog;
 use crate::{postmortem, system, trial};
-
-/// The checks of this machine.
-pub(super) fn checks(machine: &Machine) -> Checks {
-    let health = &machine.board.health;
-    Checks {
-        dir: machine.at(&health.checks),
-        timeout: health.timeout,
-        slot: machine.name(machine.running).to_owned(),
-    }
-}
 
 /// First boot takes no longer than it is given for the configuration ([`apply::LIMIT`]) and some writes to
 /// flash; in twice that time it hangs.
@@ -37,7 +27,7 @@ const FIRST_BOOT: Duration = Duration::from_secs(2 * apply::LIMIT.as_secs());
 /// Finds out what works as an install begins. A signal ends this, and then the install.
 pub(super) fn look_before(upgrade: &mut Upgrade<'_>) -> Result<(), FileError> {
     let watch = &upgrade.watch;
-    let before = checks(upgrade.machine).record(&mut || !watch.stopped())?;
+    let before = upgrade.machine.checks().record(&mut || !watch.stopped())?;
     for (name, why) in &before.broken {
         let told = format!("health check {name}: {why} (so it cannot fail the trial)");
         upgrade.watch.notice(told);
@@ -87,7 +77,7 @@ impl Session<'_> {
         if trial::window(&mut machine)?.is_none() {
             return Ok(Answer::confirmed(&machine, false));
         }
-        let checks = checks(&machine);
+        let checks = machine.checks();
         let mut watchdog = watchdog(&machine);
         let ended = guard(&mut machine, &checks, &mut watchdog, &mut |text| {
             complain(&harmless(text));
@@ -115,7 +105,7 @@ impl Session<'_> {
         let mut machine = self.machine()?;
         let stop = stop_flag()?;
         let mut go_on = || !stop.load(Ordering::Relaxed);
-        let checks = checks(&machine);
+        let checks = machine.checks();
         let is_on_trial = trial::window(&mut machine)?.is_some();
         let findings = match is_on_trial {
             true => {

@@ -414,7 +414,7 @@ impl Drop for Progress {
 /// Leaves what happened earlier in a status file, as the result of a run.
 pub fn tell_result(path: &Path, entry: &Entry) {
     let exit = match (entry.what, entry.reason) {
-        (What::Installed | What::FirstBoot | What::Confirmed, _) => ExitCode::Done,
+        (What::Installed | What::FirstBoot | What::Confirmed | What::Repaired, _) => ExitCode::Done,
         (What::FirstBootFailed, _) => ExitCode::ConfigRefused,
         (_, Some(reason)) => reason.exit_code(),
         (_, None) => ExitCode::Failed,

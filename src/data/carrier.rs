@@ -146,11 +146,7 @@ impl Carriers {
     pub(super) fn room(&self, slot: &str) -> Result<u64, DataError> {
         Ok(match self.open(slot)? {
             Place::Medium(device) => device.capacity().saturating_sub(HEAD_LEN as u64),
-            Place::Overlay(dir) => {
-                let existing = dir.ancestors().find(|dir| files::is_dir(dir));
-                let free = files::free_space(existing.unwrap_or(&self.root))?;
-                free.saturating_add(files::tree_size(&dir)?)
-            }
+            Place::Overlay(dir) => files::free_space(&dir)?.saturating_add(files::tree_size(&dir)?),
         })
     }
 

@@ -25,12 +25,6 @@ impl Directory {
         Ok(files::make_dirs(&self.dir, 0o700)?)
     }
 
-    /// Bytes that may still be written there, whether it exists yet or not.
-    pub(super) fn free_space(&self) -> Result<u64, DataError> {
-        let existing = self.dir.ancestors().find(|dir| files::is_dir(dir));
-        Ok(files::free_space(existing.unwrap_or(&self.dir))?)
-    }
-
     fn slot_file(&self, slot: &str) -> PathBuf {
         self.dir.join(format!("slot-{slot}.json"))
     }

@@ -210,7 +210,7 @@ fn changes(update: &Update<'_>, floor: u64, last: Option<Entry>) -> Result<Vec<C
     if let Some(entry) = update
         .entry
         .as_ref()
-        .filter(|entry| entry.what != What::Refused)
+        .filter(|entry| !matches!(entry.what, What::Refused | What::Repaired))
     {
         let mut entry = entry.clone();
         entry.number = entry

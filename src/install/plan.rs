@@ -429,9 +429,7 @@ fn no_space_for_result(
     else {
         return Ok(None); // in place: the new root itself, which is not written yet
     };
-    let existing = overlay.ancestors().find(|dir| dir.is_dir());
-    let free = files::free_space(existing.unwrap_or(&machine.root))?;
-    let free = free.saturating_add(files::tree_size(&overlay)?);
+    let free = files::free_space(&overlay)?.saturating_add(files::tree_size(&overlay)?);
     // Until it is confirmed, an archive that travels in the overlay lies there, too.
     let beside = match machine.spec(machine.target()).carrier {
         Some(Carrier::Overlay) => carried.unwrap_or_default(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sysupgrade_rs::health::{Before, Checks, Finding, MAX_SEEN, Now, Verdict, Was};
 
 use crate::Result;
-use crate::router::{Site, put_check};
+use crate::router::{CHECKS, STRICT, Site, put_check};
 
 /// Checks that get so long.
 fn checks(dir: &Path, timeout: Duration) -> Checks {
@@ -276,5 +276,40 @@ fn a_router_without_checks_says_so() -> Result {
     assert_eq!(answer["checks"], serde_json::json!([]));
     site.install(2, &[])?;
     assert!(!site.path("/data/sysupgrade-rs/health.json").exists());
+    Ok(())
+}
+
+#[test]
+fn the_doctor_looks_at_checks_and_watchdog_and_does_not_wake_it() -> Result {
+    let site = Site::new(STRICT)?;
+    let check = |name: &str, ok: bool| -> Result<String> {
+        let answer = site.answer(&["doctor"], if ok { 0 } else { 30 })?;
+        let checks = answer["checks"].as_array().ok_or("no checks")?;
+        let check = checks.iter().find(|check| check["name"] == name);
+        let check = check.ok_or("no such check")?;
+        assert_eq!(check["ok"], ok, "{check}");
+        assert_eq!(check["hint"].is_string(), !ok, "{check}");
+        Ok(check["detail"].as_str().ok_or("no detail")?.to_owned())
+    };
+    let none = format!("none in {CHECKS}: somebody has to confirm");
+    assert_eq!(check("health checks", true)?, none);
+    site.check("10-line", "exit 1")?;
+    site.check("20-dns", "exit 0")?;
+    let names = format!("2 in {CHECKS}: 10-line, 20-dns");
+    assert_eq!(check("health checks", true)?, names);
+    fs::write(site.path(&format!("{CHECKS}/30-mine")), "#!/bin/sh\n")?;
+    let idle = format!("cannot be run, in {CHECKS}: 30-mine");
+    assert_eq!(check("health checks", false)?, idle);
+    fs::remove_file(site.path(&format!("{CHECKS}/30-mine")))?;
+
+    assert_eq!(check("watchdog", true)?, "/data/watchdog, 5 s");
+    site.show("/sys/class/watchdog/watchdog0/nowayout", "0\n")?;
+    assert_eq!(check("watchdog", true)?, "/data/watchdog, 5 s");
+    site.show("/sys/class/watchdog/watchdog0/nowayout", "1\n")?;
+    let never = check("watchdog", true)?;
+    assert!(never.contains("never stops it (nowayout)"), "{never}");
+    assert_eq!(site.watchdog()?, "", "it was not opened");
+    fs::remove_file(site.path("/data/watchdog"))?;
+    assert_eq!(check("watchdog", false)?, "there is no /data/watchdog");
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::world::router::Booted;
 use crate::world::{self, System, World};
 
 /// Where its checks are: outside both slots, so that a test can change them at any time.
-const CHECKS: &str = "/data/health.d";
+pub const CHECKS: &str = "/data/health.d";
 
 /// Its watchdog, if the board file names it.
 const WATCHDOG: &str = "/data/watchdog";

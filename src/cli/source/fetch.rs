@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::time::Instant;
@@ -13,6 +12,7 @@ use rustix::fs::OFlags;
 use super::Problem;
 use super::url::{Url, masked};
 use super::wait::{Input, SLICE, Wait};
+use crate::files;
 
 /// So much of what a fetcher says is kept; the last line of it is shown.
 const MAX_SAID: usize = 1024;
@@ -173,9 +173,5 @@ fn set_non_blocking(descriptor: impl AsFd) -> io::Result<()> {
 fn find(program: &str, search: &OsStr) -> Option<PathBuf> {
     std::env::split_paths(search)
         .map(|dir| dir.join(program))
-        .find(|path| {
-            path.metadata().is_ok_and(|metadata| {
-                metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
-            })
-        })
+        .find(|path| files::is_program(path))
 }
