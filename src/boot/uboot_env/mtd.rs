@@ -22,8 +22,8 @@ use crate::boot::BootError;
 use crate::flash::FlashError;
 use crate::flash::mtd::{FAILURES_IN_A_ROW, Geometry, Kind, RawMtd, good_blocks};
 
+use super::copy::{CRC_LEN, OBSOLETE};
 use super::medium::{Flags, Health, Medium, Purpose, not_held};
-use super::{CRC_LEN, OBSOLETE};
 
 pub(super) struct OnMtd {
     raw: Box<dyn RawMtd>,
