@@ -17,7 +17,7 @@ use serde_json::json;
 use sysupgrade_rs::config::engine::ENGINE;
 use sysupgrade_rs::config::steps::{self, CompileError, StepSet};
 use sysupgrade_rs::files::{self, FileError, NewFile};
-use sysupgrade_rs::image::manifest::DEFAULT_BLOCK_SIZE;
+use sysupgrade_rs::image::manifest::{DEFAULT_BLOCK_SIZE, check_block_size};
 use sysupgrade_rs::image::openwrt::fwtool;
 use sysupgrade_rs::image::openwrt::metadata::{Metadata, Version};
 use sysupgrade_rs::image::{
@@ -126,7 +126,7 @@ struct Build {
     #[arg(long, value_name = "DIR", requires = "defaults")]
     migrations: Option<PathBuf>,
     /// Bytes of a block: a power of two from 4096 to 1048576
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_BLOCK_SIZE)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_BLOCK_SIZE, value_parser = block_size)]
     block_size: u32,
     /// Deflate the parts
     #[arg(long)]
@@ -219,6 +219,12 @@ fn part(text: &str) -> Result<PartSource, String> {
     }
 }
 
+fn block_size(text: &str) -> Result<u32, String> {
+    let size = text.parse().map_err(|_| "not a number of bytes")?;
+    check_block_size(size)?;
+    Ok(size)
+}
+
 #[derive(Debug, Error)]
 enum PackError {
     #[error(transparent)]
@@ -254,7 +260,11 @@ impl PackError {
             Self::Image(error) | Self::Build(BuildError::Image(error)) => {
                 error.reason().exit_code()
             }
-            Self::Build(BuildError::DeflatedForOpenWrt | BuildError::PartForOpenWrt { .. })
+            Self::Build(
+                BuildError::DeflatedForOpenWrt
+                | BuildError::PartForOpenWrt { .. }
+                | BuildError::TableTooLong { .. },
+            )
             | Self::SignedForOpenWrt { .. }
             | Self::NoMetadata { .. } => ExitCode::Usage,
             Self::Build(BuildError::Fwtool(error)) => match error.reason() {

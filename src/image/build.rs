@@ -15,10 +15,10 @@ use flate2::{Compress, Compression, FlushCompress, GzBuilder, Status};
 use tar::{EntryType, Header};
 use thiserror::Error;
 
-use super::blocks::{DEFLATE_OVERHEAD, Entry};
+use super::blocks::{DEFLATE_OVERHEAD, Entry, MAX_TABLE, entry_size};
 use super::error::ImageError;
 use super::header::{self, Kind, TAR_BLOCK};
-use super::manifest::{Encoding, MAX_CONFIG, Manifest, MemberInfo, PartInfo};
+use super::manifest::{Encoding, MAX_CONFIG, Manifest, MemberInfo, PartInfo, check_block_size};
 use super::openwrt::compat::Compat;
 use super::openwrt::fwtool::{self, FwtoolError, New, Tail};
 use super::openwrt::metadata::{Metadata, MetadataError, Version};
@@ -129,6 +129,27 @@ pub enum BuildError {
         /// Its length.
         found: usize,
     },
+    /// No device would take blocks of this size.
+    #[error("the block size is {found}: {rule}")]
+    BlockSize {
+        /// Bytes of a block.
+        found: u32,
+        /// Which are possible.
+        rule: String,
+    },
+    /// Blocks so small that there are too many.
+    #[error(
+        "the block table of `{}` would have {found} bytes, at most {MAX_TABLE} are possible: use blocks of {least} bytes or more",
+        printable(part)
+    )]
+    TableTooLong {
+        /// The part.
+        part: String,
+        /// Length of its table.
+        found: u64,
+        /// The smallest block size that would do.
+        least: u64,
+    },
     /// A key that is asked to sign twice.
     #[error("key {id} has signed already")]
     SignedAlready {
@@ -174,6 +195,10 @@ pub fn build(spec: &Spec, keys: &[SecretKey], out: &mut dyn Write) -> Result<Man
     if spec.openwrt {
         check_openwrt(spec)?;
     }
+    check_block_size(spec.block_size).map_err(|rule| BuildError::BlockSize {
+        found: spec.block_size,
+        rule,
+    })?;
     let control = format!("BOARD={}\n", board.replace(',', "_")).into_bytes();
     let config = match (&spec.defaults, spec.generated.keys().next()) {
         (Some(root), _) => Some(pack_tree(root, &spec.generated)?),
@@ -387,7 +412,25 @@ fn measure(source: &PartSource, spec: &Spec) -> Result<(PartInfo, Vec<u8>), Buil
         encoding: spec.encoding,
         table: describe(&format!("{}.blocks", source.name), &table),
     };
+    check_table(&part)?;
     Ok((part, table))
+}
+
+/// That a device would hold the table in memory.
+fn check_table(part: &PartInfo) -> Result<(), BuildError> {
+    let table = |block_size: u64| part.raw_size.div_ceil(block_size) * entry_size(part.encoding);
+    let mut least = u64::from(part.block_size);
+    while table(least) > MAX_TABLE {
+        least *= 2;
+    }
+    if least == u64::from(part.block_size) {
+        return Ok(());
+    }
+    Err(BuildError::TableTooLong {
+        part: part.name.clone(),
+        found: part.table.size,
+        least,
+    })
 }
 
 /// Second pass over a part: its bytes, which must be the ones of the first pass.

@@ -56,7 +56,7 @@ const MAX_CONTROL: u64 = 4 << 10;
 /// Longest config.tar.gz: `plan` holds it in memory. A stock /etc has 100 KiB.
 pub const MAX_CONFIG: u64 = 16 << 20;
 
-/// Block sizes: a page of the kernel's cache to an erase block of large NAND.
+/// Block sizes: a page of the kernel's cache to an erase block of large NAND. Powers of two.
 const BLOCK_SIZES: std::ops::RangeInclusive<u32> = (4 << 10)..=(1 << 20);
 
 /// Block size of images unless the builder says otherwise.
@@ -336,6 +336,18 @@ fn check_name(field: &str, name: &str) -> Result<(), String> {
     ))
 }
 
+/// That parts can have blocks of this many bytes.
+///
+/// # Errors
+/// The rule, in words.
+pub fn check_block_size(size: u32) -> Result<(), String> {
+    if size.is_power_of_two() && BLOCK_SIZES.contains(&size) {
+        return Ok(());
+    }
+    let (least, most) = (BLOCK_SIZES.start(), BLOCK_SIZES.end());
+    Err(format!("possible are powers of two from {least} to {most}"))
+}
+
 /// Names given twice would make two members one, or write one part of the slot twice.
 fn check_parts(parts: &[PartInfo]) -> Result<(), String> {
     if parts.is_empty() || parts.len() > MAX_PARTS {
@@ -464,13 +476,8 @@ fn check_part(part: &PartInfo) -> Result<(), String> {
     if part.raw_size == 0 {
         return Err(format!("raw_size of `{name}` is 0"));
     }
-    let size = part.block_size;
-    if !size.is_power_of_two() || !BLOCK_SIZES.contains(&size) {
-        let (least, most) = (BLOCK_SIZES.start(), BLOCK_SIZES.end());
-        return Err(format!(
-            "block_size of `{name}` is {size}, possible are powers of two from {least} to {most}"
-        ));
-    }
+    check_block_size(part.block_size)
+        .map_err(|rule| format!("block_size of `{name}` is {}, {rule}", part.block_size))?;
     let table = part.blocks().checked_mul(blocks::entry_size(part.encoding));
     if table != Some(part.table.size) {
         let (found, blocks) = (part.table.size, part.blocks());
