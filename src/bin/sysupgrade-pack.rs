@@ -17,6 +17,7 @@ use serde_json::json;
 use sysupgrade_rs::config::engine::ENGINE;
 use sysupgrade_rs::config::steps::{self, CompileError, StepSet};
 use sysupgrade_rs::files::{self, FileError, NewFile};
+use sysupgrade_rs::image::delta::{DeltaError, Running};
 use sysupgrade_rs::image::manifest::{DEFAULT_BLOCK_SIZE, check_block_size};
 use sysupgrade_rs::image::openwrt::fwtool;
 use sysupgrade_rs::image::openwrt::metadata::{Metadata, Version};
@@ -52,6 +53,7 @@ enum Command {
     Build(Box<Build>),
     Sign(Sign),
     Inspect(Inspect),
+    DeltaReport(DeltaReport),
     Steps(Steps),
 }
 
@@ -125,7 +127,7 @@ struct Build {
     /// Directory with the migration steps of the new system, which go into the defaults
     #[arg(long, value_name = "DIR", requires = "defaults")]
     migrations: Option<PathBuf>,
-    /// Bytes of a block: a power of two from 4096 to 1048576
+    /// Bytes of a block: a power of two from 4096 to 1048576; delta-report helps to choose
     #[arg(long, value_name = "N", default_value_t = DEFAULT_BLOCK_SIZE, value_parser = block_size)]
     block_size: u32,
     /// Deflate the parts
@@ -199,6 +201,20 @@ struct Inspect {
     image: PathBuf,
 }
 
+/// Count what a router that runs OLD fetches and writes to install NEW, and with which blocks
+///
+/// Digests are checked, signatures are not.
+#[derive(Args)]
+struct DeltaReport {
+    /// The answer as one JSON document
+    #[arg(long)]
+    json: bool,
+    /// The image that the router runs
+    old: PathBuf,
+    /// The image that it is to install
+    new: PathBuf,
+}
+
 /// Check migration steps, try their samples, and list them in their order
 #[derive(Args)]
 struct Steps {
@@ -233,6 +249,8 @@ enum PackError {
     Build(#[from] BuildError),
     #[error(transparent)]
     Image(#[from] ImageError),
+    #[error("{}", path.display())]
+    Delta { path: PathBuf, source: DeltaError },
     #[error(transparent)]
     Steps(#[from] CompileError),
     #[error("{}", path.display())]
@@ -257,9 +275,12 @@ enum PackError {
 impl PackError {
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Image(error) | Self::Build(BuildError::Image(error)) => {
-                error.reason().exit_code()
-            }
+            Self::Image(error)
+            | Self::Build(BuildError::Image(error))
+            | Self::Delta {
+                source: DeltaError::Image(error),
+                ..
+            } => error.reason().exit_code(),
             Self::Build(
                 BuildError::DeflatedForOpenWrt
                 | BuildError::PartForOpenWrt { .. }
@@ -323,6 +344,7 @@ fn run(command: Command) -> Result<(), PackError> {
         Command::Build(args) => build(*args),
         Command::Sign(args) => sign(&args),
         Command::Inspect(args) => inspect(&args),
+        Command::DeltaReport(args) => delta_report(&args),
         Command::Steps(args) => steps(&args),
     }
 }
@@ -570,5 +592,23 @@ fn inspect(args: &Inspect) -> Result<(), PackError> {
         answer + "\n"
     };
     io::stdout().write_all(answer.as_bytes())?;
+    Ok(())
+}
+
+fn delta_report(args: &DeltaReport) -> Result<(), PackError> {
+    let open = |path: &PathBuf| File::open(path).map_err(FileError::at("open", path));
+    let of = |path: &PathBuf| {
+        let path = path.clone();
+        |source| PackError::Delta { path, source }
+    };
+    let running = Running::read(open(&args.old)?).map_err(of(&args.old))?;
+    let delta = running.update(open(&args.new)?).map_err(of(&args.new))?;
+    let answer = if args.json {
+        let answer = serde_json::to_string_pretty(&delta);
+        answer.map_err(io::Error::from)?
+    } else {
+        delta.to_text()
+    };
+    writeln!(io::stdout(), "{answer}")?;
     Ok(())
 }

@@ -491,7 +491,11 @@ fn each_block(
 }
 
 /// Makes a raw deflate stream of a block, even if that does not make it smaller.
-fn deflate(compress: &mut Compress, raw: &[u8], deflated: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn deflate(
+    compress: &mut Compress,
+    raw: &[u8],
+    deflated: &mut Vec<u8>,
+) -> io::Result<()> {
     let overhead = usize::try_from(DEFLATE_OVERHEAD).map_err(io::Error::other)?;
     deflated.clear();
     deflated.reserve(raw.len() + overhead);

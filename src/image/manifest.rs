@@ -57,7 +57,7 @@ const MAX_CONTROL: u64 = 4 << 10;
 pub const MAX_CONFIG: u64 = 16 << 20;
 
 /// Block sizes: a page of the kernel's cache to an erase block of large NAND. Powers of two.
-const BLOCK_SIZES: std::ops::RangeInclusive<u32> = (4 << 10)..=(1 << 20);
+pub(super) const BLOCK_SIZES: std::ops::RangeInclusive<u32> = (4 << 10)..=(1 << 20);
 
 /// Block size of images unless the builder says otherwise.
 pub const DEFAULT_BLOCK_SIZE: u32 = 64 << 10;

@@ -22,11 +22,13 @@
 //!
 //! Stock OpenWrt images are another kind: [`openwrt`]. Who installs does not ask which: [`candidate`].
 //!
-//! Formats: [`manifest`] and [`blocks`]. The other direction is [`build()`].
+//! Formats: [`manifest`] and [`blocks`]. The other direction is [`build()`]; what an image costs a
+//! router that runs another is counted by [`delta`].
 
 pub mod blocks;
 mod build;
 pub mod candidate;
+pub mod delta;
 mod error;
 mod header;
 mod inspection;
