@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+mod web;
+
 use sysupgrade_rs::cli::source::{self, MAX_HEAD, Network, Problem, SourceError};
+use web::{Page, Reply, Request, Web};
 
 /// A server on the loopback that answers one connection after the other with what it is given, byte
 /// for byte, and keeps the requests.
@@ -116,6 +119,7 @@ fn network(search: &Path) -> Network {
     Network {
         connect: Duration::from_secs(20),
         stall: Duration::from_secs(20),
+        pause: Duration::from_millis(1),
         search: search.into(),
     }
 }
@@ -252,7 +256,7 @@ fn anything_but_200_is_refused_with_what_the_server_says() {
     }
     for (head, expected) in [
         ("HTTP/1.1 404 Not Found", "the server says 404 Not Found"),
-        ("HTTP/1.1 206 Partial", "the server says 206 Partial"),
+        ("HTTP/1.1 203 Other", "the server says 203 Other"),
         (
             "HTTP/1.0 304 Not Modified",
             "the server says 304 Not Modified",
@@ -264,13 +268,21 @@ fn anything_but_200_is_refused_with_what_the_server_says() {
 }
 
 #[test]
-fn a_short_body_is_truncated_wherever_it_ends() {
+fn a_short_body_is_an_error_wherever_it_ends() {
     for got in [0, 1, 5_000, 9_999] {
-        let found = problem(answer("Content-Length: 10000", &body(got)));
-        assert_eq!(
-            found.to_string(),
-            format!("truncated after {got} of 10000 bytes")
-        );
+        let short = answer("Content-Length: 10000", &body(got));
+        let server = Server::start(vec![short; 6]);
+        let found = read(server.url("/image"))
+            .expect_err("a short body")
+            .problem;
+        let expected = format!("ended after {got} of 10000 bytes, and cannot be gone on with");
+        assert_eq!(found.to_string(), expected);
+        let Problem::GivenUp { last, .. } = found else {
+            panic!("{found:?}");
+        };
+        let expected = format!("truncated after {got} of 10000 bytes");
+        assert_eq!(last.to_string(), expected);
+        assert_eq!(server.requests().len(), 6);
     }
 }
 
@@ -287,6 +299,13 @@ fn an_answer_that_is_not_http_or_ends_within_its_head_is_refused() {
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
         "HTTP/1.1 302 Found\r\n\r\n",
+        "HTTP/1.1 206 Part\r\nContent-Length: 1\r\n\r\nx",
+        "HTTP/1.1 206 Part\r\nContent-Range: bytes 0-0/*\r\n\r\nx",
+        "HTTP/1.1 206 Part\r\nContent-Range: bytes 0-1/1\r\n\r\nxy",
+        "HTTP/1.1 206 Part\r\nContent-Range: bytes 1-0/5\r\n\r\n",
+        "HTTP/1.1 206 Part\r\nContent-Range: bytes 0-18446744073709551615/5\r\n\r\n",
+        "HTTP/1.1 206 Part\r\nContent-Range: bytes 0-0/1\r\nContent-Length: 2\r\n\r\nxy",
+        "HTTP/1.1 206 Part\r\nContent-Range: lines 0-0/1\r\n\r\nx",
     ] {
         let found = problem(bytes);
         assert!(matches!(found, Problem::Answer(_)), "{bytes:?}: {found:?}");
@@ -304,11 +323,7 @@ fn an_endless_head_is_cut_off() {
 
 #[test]
 fn a_server_that_falls_silent_is_given_up() {
-    for begun in [
-        "",
-        "HTTP/1.1 200 OK\r\n",
-        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc",
-    ] {
+    for begun in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\n\r\nabc"] {
         let server = Server::start(vec![Stall(begun)]);
         let found = read_with(server.url("/"), &impatient(), &flag()).expect_err("silence");
         assert_eq!(
@@ -346,6 +361,225 @@ fn the_stop_flag_ends_a_wait_for_the_network() {
     stop.store(true, Ordering::Relaxed);
     let error = stream.read(&mut bytes).expect_err("the flag is set");
     assert!(source::was_stopped(&error), "{error:?}");
+}
+
+/// A transfer from a server that does as `manner` says to one that is good.
+fn transfer(
+    page: &Page,
+    mut manner: impl FnMut(&Request, &Page) -> Reply + Send + 'static,
+) -> (Result<Vec<u8>, Problem>, Web) {
+    let mine = page.clone();
+    let web = Web::start(move |request| manner(request, &mine));
+    let network = Network {
+        stall: Duration::from_millis(150),
+        ..network(Path::new(""))
+    };
+    let result = read_with(web.url(), &network, &flag()).map_err(|error| error.problem);
+    (result, web)
+}
+
+fn page(len: usize) -> Page {
+    Page::new(&body(len))
+}
+
+#[test]
+fn a_connection_that_drops_each_mebibyte_costs_no_byte_twice() {
+    let page = page(10 << 20);
+    let (found, web) = transfer(&page, |request, page| page.give(request).cut(1 << 20));
+    assert!(found.expect("all of it") == page.content);
+    let seen = web.seen();
+    assert_eq!(seen.sent, page.content.len());
+    assert_eq!(seen.requests.len(), 11); // 16 KiB first, then ten pieces
+    for request in &seen.requests[1..] {
+        assert_eq!(request.header("If-Range"), Some("\"one\""));
+    }
+}
+
+#[test]
+fn a_server_that_knows_no_ranges_is_gone_on_with_if_it_gives_more() {
+    let page = page(5000);
+    let (found, web) = transfer(&page, |request, page| {
+        page.whole().cut(1000 * (request.number + 1))
+    });
+    assert!(found.expect("all of it") == page.content);
+    assert_eq!(web.seen().requests.len(), 5);
+}
+
+#[test]
+fn a_server_that_never_comes_further_is_given_up() {
+    let page = page(5000);
+    let (found, web) = transfer(&page, |_, page| page.whole().cut(1000));
+    let found = found.expect_err("never whole");
+    assert!(
+        matches!(
+            found,
+            Problem::GivenUp {
+                got: 1000,
+                wanted: 5000,
+                ..
+            }
+        ),
+        "{found:?}"
+    );
+    assert_eq!(web.seen().requests.len(), 6);
+}
+
+#[test]
+fn what_a_server_cannot_do_for_now_is_asked_again() {
+    let page = page(100_000);
+    let (found, web) = transfer(&page, |request, page| match request.number {
+        1 => page.give(request).saying("206 Partial Content", "503 Busy"),
+        2 => Reply {
+            head: String::new(),
+            ..page.give(request).cut(0)
+        },
+        _ => page.give(request).cut(40_000),
+    });
+    assert!(found.expect("all of it") == page.content);
+    assert_eq!(web.seen().requests.len(), 6);
+    let (found, web) = transfer(&page, |request, page| match request.number {
+        0 => page.give(request),
+        _ => page
+            .give(request)
+            .saying("206 Partial Content", "403 Forbidden"),
+    });
+    let found = found.expect_err("it says no");
+    assert!(
+        matches!(found, Problem::Refused { code: 403, .. }),
+        "{found:?}"
+    );
+    assert_eq!(web.seen().requests.len(), 2);
+}
+
+#[test]
+fn a_server_that_stalls_is_asked_again_and_then_given_up() {
+    let page = page(100_000);
+    let (found, _) = transfer(&page, |request, page| match request.number {
+        1 => page.give(request).cut(10_000).stalled(),
+        _ => page.give(request),
+    });
+    assert!(found.expect("all of it") == page.content);
+    let (found, web) = transfer(&page, |request, page| {
+        page.give(request).cut(10_000).stalled()
+    });
+    // Each connection brings something: it is slow, and not given up.
+    assert!(found.expect("all of it") == page.content);
+    assert_eq!(web.seen().requests.len(), 10);
+    let (found, web) = transfer(&page, |request, page| match request.number {
+        0 => page.give(request),
+        _ => page.give(request).cut(0).stalled(),
+    });
+    let found = found.expect_err("silence");
+    let Problem::GivenUp { last, .. } = found else {
+        panic!("{found:?}");
+    };
+    assert!(matches!(*last, Problem::Stalled(_)), "{last:?}");
+    assert_eq!(web.seen().requests.len(), 7);
+}
+
+#[test]
+fn another_file_in_the_middle_of_a_transfer_is_refused() {
+    let page = page(100_000);
+    let [other, weak] = ["ETag: \"two\"\r\n", "ETag: W/\"one\"\r\n"];
+    for (what, version, len) in [
+        ("another ETag", other, 100_000),
+        ("a weak ETag", weak, 100_000),
+        ("no ETag", "", 100_000),
+        ("longer", &page.version, 100_001),
+        ("shorter", &page.version, 99_999),
+    ] {
+        let changed = Page {
+            content: vec![0xee; len],
+            version: version.to_owned(),
+        };
+        for whole in [false, true] {
+            let changed = changed.clone();
+            let (found, web) = transfer(&page, move |request, page| match request.number {
+                0 => page.give(request),
+                _ if whole => changed.whole(),
+                _ => changed.give(request),
+            });
+            let found = found.expect_err(what);
+            assert!(matches!(found, Problem::Changed), "{what}: {found:?}");
+            assert_eq!(web.seen().requests.len(), 2, "{what}");
+        }
+    }
+}
+
+#[test]
+fn without_an_etag_the_time_of_the_last_change_tells_one_file_from_another() {
+    let time = "Last-Modified: Mon, 23 Nov 2026 08:00:00 GMT\r\n";
+    let page = Page {
+        version: time.to_owned(),
+        ..page(100_000)
+    };
+    // With a range it need not be said again: the server was told to compare.
+    let (found, web) = transfer(&page, |request, page| match request.number {
+        0 => page.give(request),
+        _ => page.give(request).saying(&page.version, ""),
+    });
+    assert!(found.expect("all of it") == page.content);
+    let condition = web.seen().requests[1].header("If-Range").map(str::to_owned);
+    assert_eq!(condition.as_deref(), Some("Mon, 23 Nov 2026 08:00:00 GMT"));
+    let (found, _) = transfer(&page, |request, page| match request.number {
+        0 => page.give(request),
+        _ => page.give(request).saying("08:00:00", "08:00:01"),
+    });
+    let found = found.expect_err("another time");
+    assert!(matches!(found, Problem::Changed), "{found:?}");
+}
+
+#[test]
+fn another_range_than_was_asked_for_is_refused() {
+    let page = page(100_000);
+    for lie in [0..80_000, 16_383..100_000, 16_385..100_000, 16_384..99_999] {
+        let (found, _) = transfer(&page, move |request, page| match request.number {
+            0 => page.give(request),
+            _ => page.part(lie.clone()),
+        });
+        let found = found.expect_err("another range");
+        assert!(matches!(found, Problem::OtherRange { .. }), "{found:?}");
+    }
+    let (found, _) = transfer(&page, |_, page| page.part(1..16_385));
+    let found = found.expect_err("another range at once");
+    assert!(matches!(found, Problem::OtherRange { .. }), "{found:?}");
+}
+
+#[test]
+fn a_range_that_is_longer_than_it_says_gives_no_byte_more() {
+    let page = page(20_000);
+    let (found, _) = transfer(&page, |request, page| {
+        let mut reply = page.give(request);
+        reply.body.extend([0xee; 100]);
+        reply.send = reply.body.len();
+        reply
+    });
+    assert!(found.expect("all of it") == page.content);
+}
+
+/// The begin of a file, the end of the connection, and the stop flag once the client has given that up.
+struct Drop(Arc<AtomicBool>);
+
+impl Answer for Drop {
+    fn give(self, stream: &mut TcpStream) {
+        let begun = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc";
+        let _ = stream.write_all(begun);
+        let _ = stream.shutdown(Shutdown::Write);
+        let _ = stream.read(&mut [0]);
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn the_stop_flag_ends_a_pause() {
+    let stop = flag();
+    let server = Server::start(vec![Drop(Arc::clone(&stop))]);
+    let network = Network {
+        pause: Duration::from_secs(3600),
+        ..network(Path::new(""))
+    };
+    let error = read_with(server.url("/"), &network, &stop).expect_err("the flag is set");
+    assert!(matches!(error.problem, Problem::Stopped), "{error:?}");
 }
 
 /// A named pipe.

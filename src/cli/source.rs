@@ -10,8 +10,8 @@
 //! | word | source |
 //! | --- | --- |
 //! | `-` | standard input |
-//! | `http://...` | our own client: one GET, HTTP/1.0, so that no body comes in chunks |
-//! | `https://...` | the system's `uclient-fetch`, `wget` or `curl`: no TLS of our own on a router |
+//! | `http://...` | our own client; a connection that ends early is made anew where it ended |
+//! | `https://...` | the system's `uclient-fetch`, `wget` or `curl`: no TLS of our own on a router; it ends where they give up |
 //! | anything else | a file, a pipe or a device of that name |
 //!
 //! Nothing that arrives is trusted here: what the bytes are worth is for the signature to say. The
@@ -21,6 +21,7 @@ use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -50,6 +51,9 @@ use wait::{First, Input, Polled, Wait};
 pub const MAX_HEAD: usize = 16 << 10;
 /// A mirror, its canonical name, its storage: three are seen in the field.
 const MAX_REDIRECTS: usize = 5;
+/// What a connection that was closed too early looks like.
+const EMPTY: &str = "it is empty";
+const CUT_OFF: &str = "it ends within its head";
 
 /// A source that could not be opened, or read to its end.
 #[derive(Debug, Error)]
@@ -91,6 +95,28 @@ pub enum Problem {
         /// What the server calls it, printable.
         text: String,
     },
+    /// Another part of the file than was asked for.
+    #[error("bytes {} to {} were asked for, {} to {} came", asked.start, asked.end, sent.start, sent.end)]
+    OtherRange {
+        /// First byte, and the one after the last.
+        asked: Range<u64>,
+        /// The same of what came.
+        sent: Range<u64>,
+    },
+    /// In the middle of a transfer the server has another file.
+    #[error("the file on the server has changed since its first byte was read")]
+    Changed,
+    /// Connections ended early, one after the other.
+    #[error("ended after {got} of {wanted} bytes, and cannot be gone on with")]
+    GivenUp {
+        /// Bytes of the file that came.
+        got: u64,
+        /// Its length.
+        wanted: u64,
+        /// How the last attempt failed.
+        #[source]
+        last: Box<Problem>,
+    },
     /// Sent on from one place to the next too often.
     #[error("redirected more than {MAX_REDIRECTS} times")]
     Redirects,
@@ -127,6 +153,16 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// True if the same request may well be answered a little later.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Io(_) | Self::Connect(_) | Self::Stalled(_) | Self::Truncated { .. } => true,
+            Self::Answer(why) => [EMPTY, CUT_OFF].contains(why),
+            Self::Refused { code, .. } => matches!(code, 408 | 429 | 500..=599),
+            _ => false,
+        }
+    }
+
     /// What to do now.
     pub(super) fn hint(&self) -> Option<&'static str> {
         Some(match self {
@@ -136,12 +172,15 @@ impl Problem {
             }
             Self::Spool { .. } => "free some memory, or give the image as a file on a disk",
             Self::NoFetcher => "install one of them, or fetch the image with another machine",
+            Self::Changed => "try again, once the new file is there",
             Self::Connect(_)
             | Self::Stalled(_)
             | Self::Answer(_)
             | Self::Refused { .. }
             | Self::Redirects
             | Self::Truncated { .. }
+            | Self::OtherRange { .. }
+            | Self::GivenUp { .. }
             | Self::Fetcher { .. } => "check the address and the connection, and try again",
         })
     }
@@ -177,6 +216,8 @@ pub struct Network {
     pub connect: Duration,
     /// For the next byte.
     pub stall: Duration,
+    /// Before the first attempt to go on with a transfer; twice as long before each that follows it in vain.
+    pub pause: Duration,
     /// Directories with programs, as in `PATH`.
     pub search: OsString,
 }
@@ -186,6 +227,7 @@ impl Default for Network {
         Self {
             connect: Duration::from_secs(30),
             stall: Duration::from_secs(30),
+            pause: Duration::from_secs(1),
             search: std::env::var_os("PATH")
                 .unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into()),
         }
@@ -376,8 +418,8 @@ fn follow(
             let fetched = Fetched::start(&url, wait.clone(), &network.search)?;
             return Ok(Box::new(fetched));
         }
-        match http::ask(&url, wait, network.connect)? {
-            Answer::Body(body) => return Ok(Box::new(body)),
+        match http::ask(&url, wait, network)? {
+            Answer::File(file) => return Ok(file),
             Answer::Elsewhere(location) => {
                 url = url.join(&location)?;
                 *name = masked(&url.to_string());

@@ -1,10 +1,28 @@
-//! `http://`: one GET and its answer.
+//! `http://`: a file on a server, and the connections it comes by.
 //!
-//! HTTP/1.0, so that the body is the rest of the connection and never comes in chunks. The head is
-//! bounded in size and in time; a length the server announces is held against what comes.
+//! The first answer tells what the file is: its length, and a strong ETag or the time of its last
+//! change. The first request asks for no more than the head of an image, so that it shows at the
+//! price of one round trip whether the server gives ranges (RFC 9110, 14): who wants all of it
+//! asks for the rest, who wants some stretches asks for these.
+//!
+//! ```text
+//! a connection ends early, or nothing comes    asked again, from the first byte that is missing
+//!   206, another range than was asked for      refused
+//!   206 or 200, another ETag, time or length   refused: two files must not be made into one
+//!   200, the same file                         read on from its begin, what is known passed over
+//!   no, for now (408, 429, 5xx)                asked again, as after a connection that ended
+//! ```
+//!
+//! Between two requests there is a pause, each twice as long as the one before; a byte that is new ends the
+//! row, and after [`MAX_FAILURES`] without one the transfer is given up. Only what has begun is asked for again.
+//!
+//! The first request is HTTP/1.0, so that the body is the rest of the connection and never comes in chunks. Those
+//! that go on are HTTP/1.1, since some servers know ranges there only; a part of a file has a length and
+//! comes in chunks from no server that is seen. The head of an answer is bounded in size and in time.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::ops::Range;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -12,39 +30,92 @@ use base64ct::{Base64, Encoding};
 
 use super::url::Url;
 use super::wait::{First, Input, Polled, SLICE, Wait};
-use super::{MAX_HEAD, Problem};
+use super::{CUT_OFF, EMPTY, MAX_HEAD, Network, Problem};
 use crate::report::printable;
 
 /// More header lines than any server sends.
 const MAX_HEADERS: usize = 100;
 
+/// Requests in a row that bring nothing new. With their pauses they outlast the restart of a modem.
+const MAX_FAILURES: u32 = 5;
+
+/// What the first request asks for: the manifest of an image with a dozen parts, and its signatures.
+const FIRST: u64 = 16 << 10;
+
+/// The longest ETag or date that is sent back. Servers have 20 to 70 bytes.
+const MAX_VALIDATOR: usize = 256;
+
 pub(super) enum Answer {
-    Body(HttpBody),
+    File(Box<Remote>),
     Elsewhere(String),
 }
 
-/// Sends one request and reads the head of the answer.
-pub(super) fn ask(url: &Url, wait: &Wait, limit: Duration) -> Result<Answer, Problem> {
+/// Asks for a file for the first time.
+pub(super) fn ask(url: &Url, wait: &Wait, network: &Network) -> Result<Answer, Problem> {
+    let asked = Asked {
+        range: 0..FIRST,
+        of: None,
+    };
+    let (head, early, stream) = exchange(url, &asked, wait, network.connect)?;
+    let (body, len, version, has_ranges) = match head {
+        Head::Elsewhere(location) => return Ok(Answer::Elsewhere(location)),
+        Head::Whole {
+            len,
+            version,
+            has_ranges,
+        } => (0..len.unwrap_or(u64::MAX), len, version, has_ranges),
+        Head::Part {
+            range,
+            len,
+            version,
+        } => {
+            check_range(&range, &asked.range, len)?;
+            (range, Some(len), version, true)
+        }
+    };
+    Ok(Answer::File(Box::new(Remote {
+        url: url.clone(),
+        wait: wait.clone(),
+        network: network.clone(),
+        len,
+        version,
+        has_ranges,
+        at: 0,
+        until: None,
+        body: Some(Body {
+            early,
+            early_at: 0,
+            stream,
+            range: body,
+        }),
+        failures: 0,
+    })))
+}
+
+/// What is asked for: a range, of the file that is known if it is.
+struct Asked<'a> {
+    range: Range<u64>,
+    of: Option<&'a Version>,
+}
+
+/// Sends one request and reads the head of the answer. Returns it with what has come of the body.
+fn exchange(
+    url: &Url,
+    asked: &Asked<'_>,
+    wait: &Wait,
+    limit: Duration,
+) -> Result<(Head, Vec<u8>, Polled<TcpStream>), Problem> {
     let mut stream = connect(url, wait, limit)?;
     // Fits into the send buffer of a new connection, so it does not wait for the other side.
-    stream.write_all(request(url).as_bytes())?;
+    stream.write_all(request(url, asked).as_bytes())?;
     stream.set_nonblocking(true)?;
     let mut stream = Polled::new(stream, First::Read, wait.clone());
     let begun = Instant::now();
     let mut held = Vec::new();
     loop {
-        if let Some((answer, body_at)) = understand(&held)? {
-            let (wanted, early) = match answer {
-                Head::Elsewhere(location) => return Ok(Answer::Elsewhere(location)),
-                Head::Body { len } => (len, held.split_off(body_at)),
-            };
-            return Ok(Answer::Body(HttpBody {
-                early,
-                early_at: 0,
-                stream,
-                got: 0,
-                wanted,
-            }));
+        if let Some((head, body_at)) = understand(&held)? {
+            let early = held.split_off(body_at);
+            return Ok((head, early, stream));
         }
         if held.len() >= MAX_HEAD {
             return Err(Problem::Answer("its head does not end"));
@@ -52,8 +123,8 @@ pub(super) fn ask(url: &Url, wait: &Wait, limit: Duration) -> Result<Answer, Pro
         wait.check_stall(begun)?; // a head that drips in byte by byte is no head
         let mut piece = [0; 4096];
         match stream.read(&mut piece)? {
-            0 if held.is_empty() => return Err(Problem::Answer("it is empty")),
-            0 => return Err(Problem::Answer("it ends within its head")),
+            0 if held.is_empty() => return Err(Problem::Answer(EMPTY)),
+            0 => return Err(Problem::Answer(CUT_OFF)),
             count => held.extend_from_slice(piece.get(..count).unwrap_or_default()),
         }
     }
@@ -93,14 +164,20 @@ fn connect_any(place: &(String, u16), limit: Duration) -> io::Result<TcpStream> 
     Err(last)
 }
 
-fn request(url: &Url) -> String {
+fn request(url: &Url, asked: &Asked<'_>) -> String {
     let Url { target, user, .. } = url;
+    let Range { start, end } = asked.range;
+    let last = end.saturating_sub(1);
+    let http = if asked.of.is_some() { "1.1" } else { "1.0" };
     let mut text = format!(
-        "GET {target} HTTP/1.0\r\nHost: {}\r\nUser-Agent: sysupgrade-rs/{}\r\nAccept: */*\r\n\
-         Connection: close\r\n",
+        "GET {target} HTTP/{http}\r\nHost: {}\r\nUser-Agent: sysupgrade-rs/{}\r\nAccept: */*\r\n\
+         Accept-Encoding: identity\r\nConnection: close\r\nRange: bytes={start}-{last}\r\n",
         url.place(),
         env!("CARGO_PKG_VERSION"),
     );
+    if let Some(unchanged) = asked.of.and_then(Version::condition) {
+        text.push_str(&format!("If-Range: {unchanged}\r\n"));
+    }
     if let Some(user) = user {
         let encoded = Base64::encode_string(&percent_decoded(user));
         text.push_str(&format!("Authorization: Basic {encoded}\r\n"));
@@ -135,9 +212,45 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16)?.try_into().ok()
 }
 
+/// Which content a file has, as far as its server says.
+#[derive(Debug, PartialEq, Eq)]
+struct Version {
+    /// A strong one: it changes with every byte. Others are left out.
+    etag: Option<String>,
+    /// The time of its last change, as the server writes it.
+    modified: Option<String>,
+}
+
+impl Version {
+    /// What a server is to compare before it sends a range.
+    fn condition(&self) -> Option<&str> {
+        self.etag.as_deref().or(self.modified.as_deref())
+    }
+
+    /// True if an answer is about the same content. A server that was given a time to compare need
+    /// not send it with a range; an ETag it must (RFC 9110, 15.3.7). Of one that says nothing at all
+    /// only the length is known; the signed digests tell the rest.
+    fn is_still(&self, now: &Self, in_part: bool) -> bool {
+        if self.etag.is_some() {
+            return now.etag == self.etag;
+        }
+        now.modified == self.modified || (in_part && now.modified.is_none())
+    }
+}
+
 /// The head of an answer that can be used.
 enum Head {
-    Body { len: Option<u64> },
+    Whole {
+        len: Option<u64>,
+        version: Version,
+        /// The server says that it gives ranges, too.
+        has_ranges: bool,
+    },
+    Part {
+        range: Range<u64>,
+        len: u64,
+        version: Version,
+    },
     Elsewhere(String),
 }
 
@@ -161,21 +274,50 @@ fn understand(bytes: &[u8]) -> Result<Option<(Head, usize)>, Problem> {
             .filter(move |header| header.name.eq_ignore_ascii_case(&name))
             .map(|header| std::str::from_utf8(header.value).unwrap_or("?").trim())
     };
-    let head = match response.code.unwrap_or_default() {
-        200 => {
-            if values("Transfer-Encoding").any(|value| !value.eq_ignore_ascii_case("identity")) {
-                return Err(Problem::Answer(
-                    "it comes in chunks, which nobody asked for",
-                ));
+    let code = response.code.unwrap_or_default();
+    let mut len = None;
+    if let 200 | 206 = code {
+        if values("Transfer-Encoding").any(|value| !value.eq_ignore_ascii_case("identity")) {
+            return Err(Problem::Answer(
+                "it comes in chunks, which nobody asked for",
+            ));
+        }
+        for value in values("Content-Length") {
+            let this = number(value).ok_or(Problem::Answer("its length is not a number"))?;
+            if len.replace(this).is_some_and(|other| other != this) {
+                return Err(Problem::Answer("it has two lengths"));
             }
-            let mut len = None;
-            for value in values("Content-Length") {
-                let this = content_length(value)?;
-                if len.replace(this).is_some_and(|other| other != this) {
-                    return Err(Problem::Answer("it has two lengths"));
-                }
+        }
+    }
+    let printed = |value: &&str| {
+        value.len() <= MAX_VALIDATOR && value.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+    };
+    let first = |name| values(name).next().filter(printed).map(str::to_owned);
+    let version = Version {
+        etag: first("ETag").filter(|tag| tag.starts_with('"')),
+        modified: first("Last-Modified"),
+    };
+    let head = match code {
+        200 => Head::Whole {
+            len,
+            version,
+            has_ranges: values("Accept-Ranges").any(|value| value.eq_ignore_ascii_case("bytes")),
+        },
+        206 => {
+            let (range, whole) = values("Content-Range")
+                .next()
+                .and_then(content_range)
+                .ok_or(Problem::Answer(
+                    "it does not say which part of a file it is",
+                ))?;
+            if len.is_some_and(|len| len != range.end - range.start) {
+                return Err(Problem::Answer("it has another length than its range"));
             }
-            Head::Body { len }
+            Head::Part {
+                range,
+                len: whole,
+                version,
+            }
         }
         301 | 302 | 303 | 307 | 308 => match values("Location").next() {
             Some(location) => Head::Elsewhere(location.to_owned()),
@@ -191,32 +333,63 @@ fn understand(bytes: &[u8]) -> Result<Option<(Head, usize)>, Problem> {
     Ok(Some((head, body_at)))
 }
 
-fn content_length(text: &str) -> Result<u64, Problem> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    match text.parse() {
-        Ok(len) if digits => Ok(len),
-        _ => Err(Problem::Answer("its length is not a number")),
-    }
+/// `bytes FIRST-LAST/LENGTH`, as a range that is not empty and inside of a file of that length.
+fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
+    let (range, len) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last, len) = (number(first)?, number(last)?, number(len)?);
+    (first <= last && last < len).then(|| (first..last + 1, len))
 }
 
-/// The body of an answer, counted.
-pub(super) struct HttpBody {
+fn number(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
+}
+
+/// The range must be the one that was asked for, as far as the file goes.
+fn check_range(range: &Range<u64>, asked: &Range<u64>, len: u64) -> Result<(), Problem> {
+    if *range == (asked.start..asked.end.min(len)) {
+        return Ok(());
+    }
+    Err(Problem::OtherRange {
+        asked: asked.clone(),
+        sent: range.clone(),
+    })
+}
+
+/// A file on a server, as it was when the first answer came. It is read forwards.
+pub(super) struct Remote {
+    url: Url,
+    wait: Wait,
+    network: Network,
+    /// Without a length from the server, the end of the connection is the end.
+    len: Option<u64>,
+    version: Version,
+    has_ranges: bool,
+    /// The byte that is read next.
+    at: u64,
+    /// Nobody is known to want what begins here.
+    until: Option<u64>,
+    body: Option<Body>,
+    /// Requests in a row that have brought nothing new.
+    failures: u32,
+}
+
+/// A connection, and the bytes of the file that it is to give.
+struct Body {
     /// What came together with the head, and how much of it is used up.
     early: Vec<u8>,
     early_at: usize,
     stream: Polled<TcpStream>,
-    got: u64,
-    /// Without a length from the server, the end of the stream is the end.
-    wanted: Option<u64>,
+    range: Range<u64>,
 }
 
-impl Input for HttpBody {
+impl Body {
+    /// Reads from the front of its range; 0 at the end of the connection.
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Problem> {
-        let left = self.wanted.map_or(u64::MAX, |wanted| wanted - self.got);
+        let left = self.range.end - self.range.start;
         let room = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-        let Some(bytes) = bytes.get_mut(..room).filter(|bytes| !bytes.is_empty()) else {
-            return Ok(0);
-        };
+        let bytes = bytes.get_mut(..room).unwrap_or_default();
         let mut early = self.early.get(self.early_at..).unwrap_or_default();
         let count = if early.is_empty() {
             self.stream.read(bytes)?
@@ -225,13 +398,119 @@ impl Input for HttpBody {
             self.early_at += count;
             count
         };
-        self.got += count as u64;
-        match self.wanted {
-            Some(wanted) if count == 0 => Err(Problem::Truncated {
-                got: self.got,
-                wanted,
-            }),
-            _ => Ok(count),
+        self.range.start += count as u64;
+        Ok(count)
+    }
+
+    /// Reads what comes before a byte, and keeps nothing; false if the connection ends there.
+    fn pass_over(&mut self, to: u64) -> Result<bool, Problem> {
+        let mut known = [0; 4096];
+        while let left @ 1.. = to.saturating_sub(self.range.start) {
+            let most = usize::try_from(left).map_or(known.len(), |left| left.min(known.len()));
+            if self.read(&mut known[..most])? == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Remote {
+    /// One attempt to read; at least one byte, or the end of the file.
+    fn attempt(&mut self, bytes: &mut [u8]) -> Result<usize, Problem> {
+        if self.len == Some(self.at) {
+            return Ok(0);
+        }
+        let body = match self.body.take() {
+            Some(body) => body,
+            None => self.go_on()?,
+        };
+        let body = self.body.insert(body);
+        let count = match body.pass_over(self.at)? {
+            true => body.read(bytes)?,
+            false => 0,
+        };
+        self.at += count as u64;
+        if let (0, Some(wanted)) = (count, self.len) {
+            let got = self.at;
+            return Err(Problem::Truncated { got, wanted });
+        }
+        if body.range.is_empty() {
+            self.body = None;
+        }
+        if self.until.is_some_and(|until| self.at >= until) {
+            self.until = None;
+        }
+        Ok(count)
+    }
+
+    /// Asks for what comes next.
+    fn go_on(&mut self) -> Result<Body, Problem> {
+        let len = self.len.unwrap_or(u64::MAX);
+        let asked = Asked {
+            range: self.at..self.until.map_or(len, |until| until.min(len)),
+            of: Some(&self.version),
+        };
+        let limit = self.network.connect;
+        let (head, early, stream) = exchange(&self.url, &asked, &self.wait, limit)?;
+        let range = match head {
+            Head::Elsewhere(_) => return Err(Problem::Answer("it leads elsewhere by now")),
+            Head::Part {
+                range,
+                len: now,
+                version,
+            } => {
+                if now != len || !self.version.is_still(&version, true) {
+                    return Err(Problem::Changed);
+                }
+                check_range(&range, &asked.range, len)?;
+                range
+            }
+            Head::Whole {
+                len: now, version, ..
+            } => {
+                if now != self.len || !self.version.is_still(&version, false) {
+                    return Err(Problem::Changed);
+                }
+                self.has_ranges = false;
+                0..len
+            }
+        };
+        Ok(Body {
+            early,
+            early_at: 0,
+            stream,
+            range,
+        })
+    }
+}
+
+impl Input for Remote {
+    fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Problem> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let problem = match self.attempt(bytes) {
+                Ok(count) => {
+                    self.failures = 0;
+                    return Ok(count);
+                }
+                Err(problem) => problem,
+            };
+            self.body = None;
+            let Some(wanted) = self.len.filter(|_| problem.may_pass()) else {
+                return Err(problem);
+            };
+            if self.failures == MAX_FAILURES {
+                return Err(Problem::GivenUp {
+                    got: self.at,
+                    wanted,
+                    last: Box::new(problem),
+                });
+            }
+            self.wait.pause(self.network.pause * (1 << self.failures))?;
+            self.failures += 1;
         }
     }
 }

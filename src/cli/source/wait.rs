@@ -42,6 +42,19 @@ impl Wait {
         }
     }
 
+    /// Waits for so long, if nobody asks to stop.
+    pub(super) fn pause(&self, time: Duration) -> Result<(), Problem> {
+        let since = Instant::now();
+        loop {
+            self.check()?;
+            let left = time.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(SLICE));
+        }
+    }
+
     /// Returns when one of these can be read, or is at its end.
     pub(super) fn readable(
         &self,
