@@ -509,18 +509,24 @@ fn a_download_that_breaks_off_leaves_the_running_system_in_charge() -> Result {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://user:secret@{}/image.bin", listener.local_addr()?);
     let server = std::thread::spawn(move || -> std::io::Result<()> {
-        let (mut stream, _) = listener.accept()?;
-        let mut request = [0; 1024];
-        let _ = stream.read(&mut request)?;
         let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", image.len());
-        stream.write_all(head.as_bytes())?;
-        stream.write_all(image.get(..image.len() / 2).unwrap_or_default())
+        let half = image.get(..image.len() / 2).unwrap_or_default();
+        for answer in [
+            &[head.as_bytes(), half].concat()[..],
+            b"HTTP/1.0 410 Gone\r\n\r\n",
+        ] {
+            let (mut stream, _) = listener.accept()?;
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request)?;
+            stream.write_all(answer)?;
+        }
+        Ok(())
     });
     let output = site.run(&["--no-reboot", &url])?;
     server.join().expect("the server ran to its end")?;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = text(&output.stderr);
-    assert!(said.contains("truncated after"), "{said}");
+    assert!(said.contains("the server says 410 Gone"), "{said}");
     assert!(!said.contains("secret"), "{said}");
     let status = site.status()?;
     assert_eq!(status["next_boot"], "a", "{status}");

@@ -164,7 +164,8 @@ impl Problem {
     }
 
     /// What to do now.
-    pub(super) fn hint(&self) -> Option<&'static str> {
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::Stopped => return None,
             Self::Io(_) | Self::Address(_) => {

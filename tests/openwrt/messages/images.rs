@@ -5,7 +5,9 @@ use std::net::TcpListener;
 use std::thread;
 
 use serde_json::json;
+use sysupgrade_rs::cli::source::Problem;
 use sysupgrade_rs::image::{Encoding, ImageError};
+use sysupgrade_rs::report::ExitCode;
 use sysupgrade_rs::trust::usign::SecretKey;
 
 use super::{Book, Site};
@@ -68,8 +70,8 @@ fn source(book: &mut Book) {
         ("a server that says no", "HTTP/1.0 404 Not Found\r\n\r\n"),
         ("a server that is none", "220 mail.example.org ESMTP\r\n"),
         (
-            "a transfer that is cut",
-            "HTTP/1.0 200 OK\r\nContent-Length: 500\r\n\r\nsysupgrade-",
+            "a server that gives another range",
+            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 500-600/1000\r\n\r\n",
         ),
         (
             "a server that sends on and on",
@@ -85,6 +87,19 @@ fn source(book: &mut Book) {
         );
         book.text
             .push_str(&part.text.replace(&format!(":{port}"), ":PORT"));
+    }
+    let last = Box::new(Problem::Truncated {
+        got: 11,
+        wanted: 500,
+    });
+    let (got, wanted) = (11, 500);
+    let given_up = Problem::GivenUp { got, wanted, last };
+    for (heading, problem) in [
+        ("a transfer that is cut again and again", given_up),
+        ("another file in the middle of a transfer", Problem::Changed),
+    ] {
+        let hint = problem.hint();
+        book.error_by_hand(heading, ExitCode::Failed, &problem, hint);
     }
     let source = io::Error::from(io::ErrorKind::ConnectionReset);
     let error = ImageError::Source {
