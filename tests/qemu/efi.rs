@@ -11,7 +11,7 @@ use sysupgrade_rs::boot::{Bootloader, SystemdBoot};
 use sysupgrade_rs::slots::{BootState, Condition, Slot};
 
 use crate::grub;
-use crate::router::{Disk, Machine};
+use crate::router::{Disk, Machine, Router};
 use crate::upgrade::{install_a_good_system, install_a_system_that_dies};
 
 /// Past the capture of the test runner: whoever runs this wants to know that it was done.
@@ -24,10 +24,23 @@ fn tell(text: &str) {
 fn with_systemd_boot_a_good_system_stays_and_a_power_cut_finds_it_or_the_old_one() {
     let disk = Disk::of(Machine::SystemdBoot).logged();
     let mut router = install_a_good_system(&disk);
+    assert_fat_is_no_place_for_data(&mut router);
     router.type_line("reboot");
     router.wait_for("boot: slot b, good");
     router.power_off();
     cut_after_every_write(&disk);
+}
+
+/// The EFI system partition is FAT: `doctor` says so of a board that keeps its archives there.
+fn assert_fat_is_no_place_for_data(router: &mut Router) {
+    let (status, told) = router.attempt("sysupgrade-rs doctor | grep FAT");
+    assert_eq!((status, told.as_str()), (1, ""));
+    router.run("sed 's,/data/sysupgrade-rs,/efi/data,' /etc/sysupgrade-rs/board.toml >/tmp/b.toml");
+    let told = router.run("sysupgrade-rs --board /tmp/b.toml doctor | grep FAT");
+    assert!(
+        told.contains("data directory   /efi/data is on FAT"),
+        "{told}"
+    );
 }
 
 /// Goes through the writes to the EFI system partition, by Linux and by the firmware. After each sector,
