@@ -16,6 +16,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::report::printable;
 use crate::slots::{MAX_TRIES, Slot};
+use crate::toml_text::{self, line_of};
 
 /// The board file that is used where none is installed: files stand for the flash.
 pub const VIRTUAL: &str = include_str!("../board/virtual.toml");
@@ -781,10 +782,10 @@ impl Board {
     /// # Errors
     /// Syntax, unknown or missing keys, wrong types, and rules of the module, with the line.
     pub fn parse(text: &str, file: &str) -> Result<Self, BoardError> {
-        let board: Self = toml::from_str(text).map_err(|error| BoardError {
+        let board: Self = toml_text::read(text).map_err(|error| BoardError {
             file: file.to_owned(),
-            line: error.span().map_or(1, |span| line_of(text, span.start)),
-            problem: error.message().trim().replace('\n', ", "),
+            line: error.line(text),
+            problem: error.problem(),
         })?;
         match board.check() {
             Ok(()) => Ok(board),
@@ -1374,15 +1375,6 @@ fn line_at(text: &str, at: &str) -> usize {
         value = inner.into_inner();
     }
     line_of(text, start)
-}
-
-/// Line of a byte offset, from 1.
-fn line_of(text: &str, offset: usize) -> usize {
-    text.bytes()
-        .take(offset)
-        .filter(|byte| *byte == b'\n')
-        .count()
-        + 1
 }
 
 /// An array type alone would read the first two of three slots and say nothing.

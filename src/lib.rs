@@ -23,6 +23,7 @@
 //! floor 2   config/   boot/ -> flash/   data.rs        things with a medium, a process or a driver
 //!           health.rs   watchdog.rs   postmortem.rs    behind them
 //! floor 1   image/   trust/   slots.rs   board.rs   report.rs   digest.rs   bytes and values in, bytes and values out
+//!           toml_text.rs
 //! floor 0   files.rs   process.rs   sys.rs             the operating system
 //! ```
 //!
@@ -51,6 +52,7 @@ pub mod slots;
 pub mod status;
 pub mod sys;
 pub mod system;
+pub mod toml_text;
 pub mod trial;
 pub mod trust;
 pub mod watchdog;

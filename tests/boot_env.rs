@@ -1181,7 +1181,9 @@ fn a_variable_that_flags_protect_is_never_changed_and_all_others_are() {
 #[test]
 fn a_layout_that_would_set_a_protected_variable_is_refused_before_anything_is_written() {
     let layout = "variable = 'serial#'\nvalues = ['1', '2']\n";
-    let layout = board::Layout::Switch(Box::new(toml::from_str(layout).expect("a switch")));
+    let layout = board::Layout::Switch(Box::new(
+        sysupgrade_rs::toml_text::read(layout).expect("a switch"),
+    ));
     let copies = Copies::new(&BootState::FACTORY, 2);
     copies
         .env()

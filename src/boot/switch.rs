@@ -252,6 +252,7 @@ mod tests {
     use super::*;
     use crate::slots::Standing;
     use crate::slots::model::{Event, System, World, assert_a_way_home};
+    use crate::toml_text;
 
     type Variables = BTreeMap<String, String>;
 
@@ -290,7 +291,7 @@ mod tests {
     }
 
     fn switch(text: &str) -> Switch {
-        Switch::new(toml::from_str(text).expect(text), TRIES)
+        Switch::new(toml_text::read(text).expect(text), TRIES)
     }
 
     fn environment(variables: &[(&str, &str)]) -> Variables {

@@ -48,7 +48,9 @@ impl Script {
     fn new(name: &'static str, layout: &str) -> Self {
         let layout = match layout {
             "" => Layout::Order,
-            text => Layout::Switch(Box::new(toml::from_str(text).expect("a switch"))),
+            text => Layout::Switch(Box::new(
+                sysupgrade_rs::toml_text::read(text).expect("a switch"),
+            )),
         };
         Self { name, layout }
     }

@@ -34,6 +34,7 @@ use crate::config::path::escape;
 use crate::config::tree::{Meta, Tree};
 use crate::config::uci::Package;
 use crate::files::{self, FileError};
+use crate::toml_text;
 
 /// The largest file of a step: that of a long step with a dozen samples is a tenth of it.
 const MAX_FILE: u64 = 256 << 10;
@@ -142,11 +143,8 @@ fn read(path: &Path) -> Result<(Migration, Vec<Node>), CompileError> {
         problem,
     };
     let text = str::from_utf8(&bytes).map_err(|_| syntax(1, "not UTF-8".to_owned()))?;
-    let mut node: Node = toml::from_str(text).map_err(|error| {
-        let before = error.span().and_then(|span| text.get(..span.start));
-        let line = 1 + before.unwrap_or_default().matches('\n').count();
-        syntax(line, error.message().trim().replace('\n', ", "))
-    })?;
+    let mut node: Node =
+        toml_text::read(text).map_err(|error| syntax(error.line(text), error.problem()))?;
     let mut samples = Vec::new();
     if let Node::Table(entries) = &mut node
         && let Some(place) = entries.iter().position(|(key, _)| key == "sample")
