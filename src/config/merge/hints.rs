@@ -74,7 +74,7 @@ impl Hints {
     /// The hints of this program.
     pub(crate) fn built_in() -> &'static Self {
         static BUILT_IN: LazyLock<Hints> = LazyLock::new(|| {
-            serde_json::from_str(include_str!("hints.json"))
+            serde_json::from_slice(include_bytes!("hints.json"))
                 .expect("part of this program; a test reads it")
         });
         &BUILT_IN
