@@ -65,10 +65,9 @@ pub struct FileError {
 impl FileError {
     /// For `map_err`: `File::open(p).map_err(FileError::at("open", p))`.
     pub fn at<E: Into<io::Error>>(verb: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
-        let path = path.to_owned();
         move |source| Self {
             verb,
-            path,
+            path: path.to_owned(),
             source: source.into(),
         }
     }
