@@ -147,7 +147,7 @@ fn each_block_is_in_place_or_copied_or_fetched() {
     host.image("new", &new, eight_k);
     let report = host.report();
     let blocks = json!({
-        "all": 6, "in_place": 1, "copied": 1, "fetched": 4, "bytes": 4 * 8192, "requests": 2
+        "all": 6, "in_place": 1, "copied": 1, "fetched": 4, "bytes": 5 * 8192, "requests": 1
     });
     assert_eq!(report["blocks"], blocks);
     assert_eq!(report["parts"][0]["blocks"], blocks);
@@ -159,11 +159,29 @@ fn each_block_is_in_place_or_copied_or_fetched() {
     let root = place(&image, "root");
     let head = image.len() - root.len;
     assert_eq!(report["head"], head);
-    assert_eq!(report["fetched"], head + 4 * 8192);
+    assert_eq!(report["fetched"], head + 5 * 8192);
     assert_eq!(
         report["parts"][0]["table"],
         place(&image, "root.blocks").len
     );
+}
+
+#[test]
+fn what_is_between_two_stretches_is_fetched_too_if_it_is_short() {
+    let host = Host::new();
+    let old: Vec<u64> = (0..32).collect();
+    host.image("old", &old, "--block-size 4096");
+    for (held, pages, requests) in [(15, 17, 1), (16, 2, 2)] {
+        // Nothing is fetched of what is before the first and behind the last.
+        let mut new = old.clone();
+        new[3] = 40;
+        new[3 + held + 1] = 41;
+        host.image("new", &new, "--block-size 4096");
+        let blocks = &host.report()["blocks"];
+        assert_eq!(blocks["bytes"], pages * PAGE, "{blocks}");
+        assert_eq!(blocks["requests"], requests, "{blocks}");
+        assert_eq!(blocks["fetched"], 2, "{blocks}");
+    }
 }
 
 #[test]
@@ -176,7 +194,7 @@ fn the_report_for_people_says_the_same() {
     let rows = said.lines().map(|line| line.split_whitespace().collect());
     let rows: Vec<Vec<&str>> = rows.collect();
     let shows = |cells: &[&str]| assert!(rows.iter().any(|row| row == cells), "{cells:?}: {said}");
-    shows(&["root", "4", "1", "1", "2", "16384", "20480", "32768"]);
+    shows(&["root", "4", "1", "1", "2", "24576", "20480", "32768"]);
     let fetched = report["fetched"].to_string();
     shows(&[
         "all,", "with", "head", "4", "1", "1", "2", &fetched, "20480", "32768",
@@ -187,7 +205,7 @@ fn the_report_for_people_says_the_same() {
     };
     let of_image = percent(&report["fetched"], &report["new"]["bytes"]);
     shows(&[
-        "8192", "(as", "built)", "4", "1", "1", "2", &fetched, &of_image, "%", "2", "128",
+        "8192", "(as", "built)", "4", "1", "1", "2", &fetched, &of_image, "%", "1", "128",
     ]);
     let small = row(&report, 4096);
     let (fetched, of_image) = (
@@ -195,7 +213,7 @@ fn the_report_for_people_says_the_same() {
         percent(&small["fetched"], &small["image"]),
     );
     shows(&[
-        "4096", "8", "3", "2", "3", &fetched, &of_image, "%", "2", "256",
+        "4096", "8", "3", "2", "3", &fetched, &of_image, "%", "1", "256",
     ]);
     assert!(said.starts_with("NOT VERIFIED"), "{said}");
 }

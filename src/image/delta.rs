@@ -5,7 +5,8 @@
 //! ```text
 //! in place     OLD has the block where NEW wants it
 //! copied       OLD has the block elsewhere, in any part, at a multiple of the block size
-//! fetched      the rest, in as many requests as there are stretches of such blocks
+//! fetched      the rest, and with it what is between two such blocks and shorter than 64 KiB: that is
+//!              cheaper to read than to ask again
 //! ```
 //!
 //! The manifest, the signatures, the configuration and the block tables are fetched in any case. What
@@ -44,6 +45,9 @@ const WINDOW: usize = 1 << 20;
 
 /// Block sizes that every report has.
 const USUAL: [u32; 4] = [4 << 10, 16 << 10, 64 << 10, 256 << 10];
+
+/// Less than this is fetched for nothing, rather than asked around.
+const SHORTEST_GAP: u64 = 64 << 10;
 
 /// Half of a digest: enough to count what is equal, where nobody gains by a collision.
 type Print = u128;
@@ -167,11 +171,11 @@ impl Running {
             } else if held {
                 cost.blocks.copied += 1;
             } else {
-                cost.blocks.fetched += 1;
-                cost.blocks.bytes += stored;
-                cost.blocks.requests += u64::from(!cost.in_request);
+                cost.fetch(stored);
             }
-            cost.in_request = !held;
+            if held {
+                cost.gap = cost.gap.map(|gap| gap + stored);
+            }
         }
         Ok(())
     }
@@ -188,9 +192,9 @@ pub struct Blocks {
     pub copied: u64,
     /// The rest.
     pub fetched: u64,
-    /// Bytes of the rest, as they are stored in NEW.
+    /// Bytes of the rest, as they are stored in NEW, and of short gaps in it.
     pub bytes: u64,
-    /// Stretches of adjacent blocks that they make.
+    /// Ranges that are asked for.
     pub requests: u64,
 }
 
@@ -505,7 +509,19 @@ struct Cost {
     table: u64,
     stored: u64,
     blocks: Blocks,
-    in_request: bool,
+    /// Bytes since the last block that is fetched.
+    gap: Option<u64>,
+}
+
+impl Cost {
+    fn fetch(&mut self, stored: u64) {
+        self.blocks.fetched += 1;
+        self.blocks.bytes += stored;
+        match self.gap.replace(0) {
+            Some(gap) if gap < SHORTEST_GAP => self.blocks.bytes += gap,
+            _ => self.blocks.requests += 1,
+        }
+    }
 }
 
 impl Counter {
@@ -515,7 +531,7 @@ impl Counter {
             table: part.raw_size.div_ceil(u64::from(*block_size)) * entry_size(part.encoding),
             stored: 0,
             blocks: Blocks::default(),
-            in_request: false,
+            gap: None,
         };
         Self {
             changed: 0,
