@@ -494,13 +494,14 @@ impl InPlace {
             .map_err(FileError::at("discard a part of", &self.path))
     }
 
-    /// Returns when the medium holds everything that was written.
+    /// Returns when the medium holds everything that was written. Length and place of the content do not
+    /// change, and its times matter to nobody: the file's data are synced, and no more.
     ///
     /// # Errors
     /// When the medium reports a failed write; what it holds is then unknown.
     pub fn sync(&self) -> Result<()> {
         self.file
-            .sync_all()
+            .sync_data()
             .map_err(FileError::at("sync", &self.path))?;
         record!(Sync {
             path: self.path.clone()

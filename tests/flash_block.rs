@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sysupgrade_rs::board::BlockPlace;
+use sysupgrade_rs::files::trace::{self, Op};
 use sysupgrade_rs::flash::{BlockDevice, Device, FlashError};
 use sysupgrade_rs::report::Reason;
 use tempfile::TempDir;
@@ -397,6 +398,58 @@ fn a_file_where_nobody_knows_discard_is_written_all_the_same() {
     machine.assert_is(&place, "sda");
 }
 
+const PAGE: usize = 4096;
+
+/// Offsets and lengths of what is written to a medium, in pages where they are whole; and syncs.
+fn writes(ops: &[Op]) -> Vec<(u64, usize)> {
+    let sync = ops.iter().position(|op| matches!(op, Op::Sync { .. }));
+    assert_eq!(sync, Some(ops.len() - 1), "one sync, at the end");
+    let write = |op: &Op| match op {
+        Op::Write { offset, data, .. } => Some((*offset, data.len())),
+        _ => None,
+    };
+    ops.iter().filter_map(write).collect()
+}
+
+#[test]
+fn what_differs_is_written_in_runs_of_whole_pages_and_what_does_not_is_left_alone() {
+    const LEN: usize = 400 * PAGE + 100;
+    let page = |number: usize| (number * PAGE) as u64;
+    let machine = Machine::new();
+    machine.disk("sda", &[]);
+    fs::write(machine.node("sda"), vec![7; 500 * PAGE]).expect("there is room");
+    let mut image = vec![7; LEN];
+    let write = |image: &[u8]| {
+        let mut device = machine.find(&path("/dev/sda")).expect("it is there");
+        let (written, ops) = trace::record(|| device.write_image(&mut &image[..], LEN as u64));
+        let written = written.expect("there is room");
+        assert_eq!(written.read, LEN as u64);
+        assert_eq!(written.written + written.unchanged, LEN as u64);
+        let writes = writes(&ops);
+        let sum: usize = writes.iter().map(|(_, len)| len).sum();
+        assert_eq!(written.written, sum as u64);
+        let found = fs::read(machine.node("sda")).expect("it is there");
+        assert!(found[..LEN] == *image, "the image");
+        assert!(found[LEN..].iter().all(|byte| *byte == 7), "what follows");
+        writes
+    };
+    assert_eq!(write(&image), []);
+
+    image[PAGE - 1] = 8;
+    image[5 * PAGE..8 * PAGE].fill(8);
+    image[LEN - 1] = 8;
+    let runs = [(0, PAGE), (page(5), 3 * PAGE), (page(400), 100)];
+    assert_eq!(write(&image), runs);
+    assert_eq!(write(&image), []);
+
+    image.fill(9);
+    for (offset, len) in write(&image) {
+        assert_eq!(offset % 4096, 0);
+        let is_last = offset + len as u64 == LEN as u64;
+        assert!(is_last || len >= 64 << 10, "{len} bytes at {offset}");
+    }
+}
+
 /// A real block device, of a file.
 struct Loop {
     path: PathBuf,
@@ -407,8 +460,13 @@ struct Loop {
 impl Loop {
     fn new(content: &[u8], options: &[&str]) -> Self {
         let dir = TempDir::new().expect("there is room");
+        fs::write(dir.path().join("disk"), content).expect("there is room");
+        Self::of_disk(dir, options)
+    }
+
+    /// Of the file `disk` in this directory.
+    fn of_disk(dir: TempDir, options: &[&str]) -> Self {
         let file = dir.path().join("disk");
-        fs::write(&file, content).expect("there is room");
         let output = Command::new("losetup")
             .args(["--find", "--show"])
             .args(options)
@@ -540,6 +598,84 @@ impl Read for Leaving<'_> {
         bytes.fill(1);
         Ok(bytes.len())
     }
+}
+
+/// A device whose cache holds eights, and its medium a nine among them.
+fn device_with_stale_cache() -> (Loop, File) {
+    let device = Loop::new(&vec![8; SIZE], &[]);
+    let mut user = File::open(&device.path).expect("it is there");
+    let mut cached = Vec::new();
+    user.read_to_end(&mut cached).expect("it can be read");
+    let medium = OpenOptions::new().write(true).open(&device.file);
+    medium
+        .and_then(|medium| medium.write_all_at(&[9], 5000))
+        .expect("there is room");
+    // As long as somebody has it open, the cache stays.
+    (device, user)
+}
+
+#[test]
+#[ignore = "needs root and a loop device"]
+fn what_is_read_back_comes_from_the_medium_and_not_from_a_cache() {
+    let (device, _user) = device_with_stale_cache();
+    let mut found = Vec::new();
+    find(&device.place())
+        .expect("it is free")
+        .read_image(SIZE as u64, &mut found)
+        .expect("it can be read");
+    assert_eq!((found[4999], found[5000]), (8, 9));
+}
+
+#[test]
+#[ignore = "needs root and a loop device"]
+fn a_page_that_only_a_cache_has_right_is_written() {
+    let (device, _user) = device_with_stale_cache();
+    let written = find(&device.place())
+        .expect("it is free")
+        .write_image(&mut io::repeat(8), SIZE as u64);
+    assert_eq!(written.expect("there is room").written, PAGE as u64);
+    let medium = fs::read(&device.file).expect("it is there");
+    assert!(medium.iter().all(|byte| *byte == 8));
+}
+
+/// A file system in memory that holds so many MiB.
+struct SmallFileSystem(PathBuf);
+
+impl SmallFileSystem {
+    fn mount(dir: &Path, mib: u64) -> Self {
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+            .arg(dir)
+            .status();
+        assert!(status.is_ok_and(|status| status.success()), "{dir:?}");
+        Self(dir.to_owned())
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        assert!(status.is_ok_and(|status| status.success()), "{:?}", self.0);
+    }
+}
+
+#[test]
+#[ignore = "needs root and a loop device"]
+fn a_write_that_the_cache_took_and_the_medium_did_not_is_an_error() {
+    const LEN: u64 = 4 << 20;
+    let place = TempDir::new().expect("there is room");
+    let _small = SmallFileSystem::mount(place.path(), 1);
+    let dir = TempDir::new_in(place.path()).expect("there is room");
+    let disk = File::create(dir.path().join("disk")).expect("there is room");
+    disk.set_len(LEN).expect("holes need no room");
+    let device = Loop::of_disk(dir, &[]);
+    let error = find(&device.place())
+        .expect("it is free")
+        .write_image(&mut io::repeat(1), LEN)
+        .expect_err("a quarter of it fits");
+    assert_eq!(error.reason(), Reason::MediumFailed);
+    let words = format!("cannot sync {}", device.path.display());
+    assert_eq!(error.to_string(), words);
 }
 
 #[test]
