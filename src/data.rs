@@ -10,6 +10,8 @@
 //!                                      last 100 entries
 //! what worked when the last install    health.json             sysupgrade_health, as far
 //!   began                                                      as it has room
+//! where the running system has its    blocks-a                not kept: made anew
+//!   blocks, so that they are found
 //! the configuration on its way into    archive-b.tar.gz        the carrier of slot b
 //!   slot b, until that is confirmed
 //! ```
@@ -307,6 +309,16 @@ impl Data {
     #[must_use]
     pub fn scratch(&self) -> PathBuf {
         self.scratch.clone()
+    }
+
+    /// The file that tells from one run to the next where the running system of a slot has its blocks; `None`
+    /// on a board without a data directory. Whatever is in it, or not, costs no more than time.
+    #[must_use]
+    pub fn blocks_file(&self, slot: &str) -> Option<PathBuf> {
+        match &self.shelf {
+            Shelf::Shared(directory) => Some(directory.dir.join(format!("blocks-{slot}"))),
+            Shelf::Apart { .. } => None,
+        }
     }
 
     /// Where the records are.

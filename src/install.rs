@@ -25,6 +25,7 @@
 
 mod error;
 mod misfit;
+mod nearby;
 mod plan;
 mod watch;
 
@@ -44,9 +45,9 @@ use crate::digest::{Hasher, Hashing};
 use crate::files::{self, FileError};
 use crate::flash::{Device, FlashError, Written};
 use crate::health::Before;
-use crate::image::ImageError;
 use crate::image::candidate::{Candidate, Contents, Image, Member, skip};
 use crate::image::openwrt::Target;
+use crate::image::{ImageError, Tally};
 use crate::machine::{Identity, Lock, Machine, MachineError};
 use crate::report::{Cost, Phase, Reason, Refusal};
 use crate::sys;
@@ -55,6 +56,7 @@ use crate::trust::Trust;
 pub use crate::report::describe;
 pub use error::InstallError;
 pub use misfit::{Misfit, Names};
+use nearby::Nearby;
 pub use plan::Plan;
 use plan::plan;
 use watch::Meter;
@@ -253,6 +255,23 @@ pub fn judge<R: Read>(
     Ok((contents, may_keep, refusal))
 }
 
+/// What an install of an image with a good plan would fetch and copy. To know that, the media of both slots are
+/// read; nothing is written.
+///
+/// # Errors
+/// [`InstallError::Image`], [`InstallError::Stopped`].
+pub fn weigh<R: Read>(
+    upgrade: &mut Upgrade<'_>,
+    mut image: Image<R>,
+) -> Result<Tally, InstallError> {
+    if let Some(wanted) = image.parts_by_blocks() {
+        let mut nearby = Nearby::of(upgrade.machine, wanted);
+        nearby.recall(upgrade.machine, &upgrade.watch)?;
+        image.use_at_hand(Box::new(nearby));
+    }
+    Ok(image.weigh()?)
+}
+
 /// The same for somebody who only wants to know: what says no is in the plan.
 ///
 /// # Errors
@@ -361,7 +380,7 @@ fn write<R: Read>(
     })?;
 
     let contents = image.contents().clone();
-    let written = flash(machine, image, parts, plan.bytes, watch)?;
+    let (written, tally) = flash(machine, image, parts, plan.bytes, watch)?;
     let proven = read_back(machine, &contents, parts, plan.bytes, watch)?;
 
     watch.phase(Phase::Config);
@@ -381,6 +400,8 @@ fn write<R: Read>(
             read: written.read + proven,
             written: written.written,
             unchanged: written.unchanged,
+            fetched: tally.fetched,
+            copied: tally.copied,
             erased: written.erased,
             gone_bad: written.gone_bad,
             peak_memory: sys::peak_memory(),
@@ -406,15 +427,23 @@ fn factory(successor: &Installed) -> Installed {
     }
 }
 
-/// Step 6. The image is read to its end, so that one with anything wrong anywhere is never committed.
+/// Step 6. The image is read to its end, so that one with anything wrong anywhere is never committed. Blocks
+/// that are at hand are as good as those that are fetched: each was hashed.
 fn flash<R: Read>(
     machine: &Machine,
     mut image: Image<R>,
     parts: &mut Parts,
     bytes: u64,
     watch: &mut Watch<'_>,
-) -> Result<Written, InstallError> {
+) -> Result<(Written, Tally), InstallError> {
     watch.phase(Phase::Flash);
+    if let Some(wanted) = image.parts_by_blocks() {
+        let mut nearby = Nearby::of(machine, wanted);
+        if nearby.recall(machine, watch)? {
+            nearby.remember(machine);
+        }
+        image.use_at_hand(Box::new(nearby));
+    }
     let slot = machine.name(machine.target());
     let mut sum = Written::default();
     let mut meter = Meter::new(watch, Phase::Flash, bytes);
@@ -449,8 +478,7 @@ fn flash<R: Read>(
             }
         }
     }
-    image.finish()?;
-    Ok(sum)
+    Ok((sum, image.finish()?))
 }
 
 /// Step 7. Returns how many bytes were read.

@@ -228,6 +228,12 @@ pub struct Cost {
     pub written: u64,
     /// Bytes of the image that were there already.
     pub unchanged: u64,
+    /// Bytes of the image that came from its source.
+    #[serde(default)]
+    pub fetched: u64,
+    /// Bytes of the image that were copied from the running slot, and so not fetched.
+    #[serde(default)]
+    pub copied: u64,
     /// Erase blocks that were erased; 0 for media that erase by themselves.
     pub erased: u64,
     /// Blocks that went bad meanwhile.
@@ -249,11 +255,15 @@ impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} written, {} right already, {} read",
+            "{} written, {} right already, {} fetched, {} read",
             Size(self.written),
             Size(self.unchanged),
+            Size(self.fetched),
             Size(self.read)
         )?;
+        if self.copied > 0 {
+            write!(f, ", {} copied from the running slot", Size(self.copied))?;
+        }
         if self.erased > 0 {
             write!(f, ", {} blocks erased", self.erased)?;
         }

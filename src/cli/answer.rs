@@ -20,10 +20,10 @@ use crate::doctor::Check;
 use crate::files::FileError;
 use crate::first_boot::{FirstBoot, FirstBootError, summary};
 use crate::image::candidate::{Contents, Shown};
-use crate::image::{ImageError, Inspection, Unverified};
+use crate::image::{ImageError, Inspection, Tally, Unverified};
 use crate::install::{Done, InstallError, Plan, describe};
 use crate::machine::{Machine, MachineError};
-use crate::report::{ExitCode, Reason, Refusal, harmless, printable};
+use crate::report::{ExitCode, Reason, Refusal, Size, harmless, printable};
 use crate::slots::{Slot, TransitionError};
 use crate::status::{SlotStatus, Status};
 use crate::system::SystemError;
@@ -183,6 +183,22 @@ impl Answer {
             "from_version": installed.from_version, "kept": kept, "whole_image_checked": whole,
             "forced": plan.forced, "notices": plan.notices, "boot_flaws": plan.flaws,
         });
+        if let (Some(tally), Value::Object(fields)) = (&plan.tally, &mut document) {
+            let Tally {
+                fetched,
+                in_place,
+                copied,
+            } = *tally;
+            let write = plan.bytes.saturating_sub(in_place);
+            human.push_str(&format!("\nan install fetches {}", Size(fetched)));
+            if copied > 0 {
+                human.push_str(&format!(", copies {} from the running slot", Size(copied)));
+            }
+            human.push_str(&format!(" and writes at most {}", Size(write)));
+            fields.insert("fetch".into(), fetched.into());
+            fields.insert("copy".into(), copied.into());
+            fields.insert("write_at_most".into(), write.into());
+        }
         for flaw in &plan.flaws {
             let flaw = harmless(flaw);
             human.push_str(&format!(

@@ -48,7 +48,7 @@ use crate::{doctor, files, status, system, trial};
 use answer::{Answer, Failure};
 use args::{Carry, Choices, Command, NoCommand, Place, Reboot, Resolve, Settings};
 use progress::{Progress, Style};
-use source::Opened;
+use source::{Opened, Stream};
 use verdict::Verdict;
 use voice::complain;
 
@@ -276,7 +276,7 @@ impl Session<'_> {
     /// What can be said of an image without a machine.
     fn judge(
         &self,
-        image: Candidate<Box<dyn io::Read>>,
+        image: Candidate<Stream>,
         wish: &Wish,
     ) -> Result<(Contents, bool, Vec<Refusal>), Failure> {
         let board = self.board_if_any()?;
@@ -331,13 +331,10 @@ impl Session<'_> {
 
     /// Opens an image. One of ours may come as a stream; one of OpenWrt's is read more than once, and
     /// laid into a file if it does not come as one.
-    fn candidate(
-        &self,
-        word: &OsStr,
-    ) -> Result<Result<Candidate<Box<dyn io::Read>>, ImageError>, Failure> {
+    fn candidate(&self, word: &OsStr) -> Result<Result<Candidate<Stream>, ImageError>, Failure> {
         let spool = below(&self.root, Path::new(SPOOL));
         Ok(match source::open_image(word, &stop_flag()?, &spool)? {
-            Opened::Stream(stream) => Ok(Candidate::from(stream)),
+            Opened::Stream(stream) => Ok(Candidate::ranged(stream)),
             Opened::File(file) => Stock::open(file).map(|stock| Candidate::Stock(Box::new(stock))),
         })
     }
@@ -355,8 +352,14 @@ impl Session<'_> {
     /// Decisions are about places of a plan, and change it: it is made twice.
     fn plan(&self, image: &OsStr, wish: &Wish, resolve: &[Resolve]) -> Result<Answer, Failure> {
         let mut machine = self.machine()?;
-        let survey = |upgrade: &mut Upgrade<'_>, image| install::survey(upgrade, image);
-        let (mut plan, _) = self.upgrade(&mut machine, self.candidate(image)??, wish, survey)?;
+        let survey = |upgrade: &mut Upgrade<'_>, image| {
+            let (mut plan, image) = install::survey(upgrade, image)?;
+            if plan.refusals.is_empty() {
+                plan.tally = Some(install::weigh(upgrade, image)?);
+            }
+            Ok(plan)
+        };
+        let mut plan = self.upgrade(&mut machine, self.candidate(image)??, wish, survey)?;
         if !resolve.is_empty() {
             let Some(forecast) = &plan.config else {
                 let why = "the image does not say its defaults: nothing can be decided yet";
@@ -370,7 +373,7 @@ impl Session<'_> {
                 let _lock = machine.lock()?;
                 decide(&self.root, forecast, &decisions)?;
             }
-            (plan, _) = self.upgrade(&mut machine, self.candidate(image)??, wish, survey)?;
+            plan = self.upgrade(&mut machine, self.candidate(image)??, wish, survey)?;
         }
         Ok(Answer::plan(&machine, &plan, false, self.settings))
     }
@@ -379,9 +382,9 @@ impl Session<'_> {
     fn upgrade<T>(
         &self,
         machine: &mut Machine,
-        image: Candidate<Box<dyn io::Read>>,
+        image: Candidate<Stream>,
         wish: &Wish,
-        work: impl FnOnce(&mut Upgrade<'_>, Candidate<Box<dyn io::Read>>) -> Result<T, InstallError>,
+        work: impl FnOnce(&mut Upgrade<'_>, Candidate<Stream>) -> Result<T, InstallError>,
     ) -> Result<T, Failure> {
         let stop = stop_flag()?;
         let lock = machine.lock()?;

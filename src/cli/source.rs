@@ -10,7 +10,7 @@
 //! | word | source |
 //! | --- | --- |
 //! | `-` | standard input |
-//! | `http://...` | our own client; a connection that ends early is made anew where it ended |
+//! | `http://...` | our own client; a connection that ends early is made anew where it ended, and stretches can be asked for ([`Ranged`]) |
 //! | `https://...` | the system's `uclient-fetch`, `wget` or `curl`: no TLS of our own on a router; it ends where they give up |
 //! | anything else | a file, a pipe or a device of that name |
 //!
@@ -34,7 +34,7 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use thiserror::Error;
 
-use crate::image;
+use crate::image::{self, Ranged};
 
 mod fetch;
 mod http;
@@ -217,7 +217,7 @@ pub struct Network {
     pub connect: Duration,
     /// For the next byte.
     pub stall: Duration,
-    /// Before the first attempt to go on with a transfer; twice as long before each that follows it in vain.
+    /// Before the second attempt to go on with a transfer; twice as long before each that follows in vain.
     pub pause: Duration,
     /// Directories with programs, as in `PATH`.
     pub search: OsString,
@@ -239,7 +239,7 @@ impl Default for Network {
 ///
 /// # Errors
 /// [`SourceError`]; the stream's own errors are `io::Error`s around one.
-pub fn open(word: &OsStr, stop: &Arc<AtomicBool>) -> Result<Box<dyn Read>, SourceError> {
+pub fn open(word: &OsStr, stop: &Arc<AtomicBool>) -> Result<Stream, SourceError> {
     open_with(word, stop, &Network::default())
 }
 
@@ -251,7 +251,7 @@ pub fn open_with(
     word: &OsStr,
     stop: &Arc<AtomicBool>,
     network: &Network,
-) -> Result<Box<dyn Read>, SourceError> {
+) -> Result<Stream, SourceError> {
     let mut wait = Wait {
         stop: Arc::clone(stop),
         stall: None,
@@ -266,7 +266,11 @@ pub fn open_with(
         open_file(word, wait)
     };
     match input {
-        Ok(input) => Ok(Box::new(Named { name, input })),
+        Ok(input) => Ok(Stream {
+            name,
+            begin: io::Cursor::default(),
+            input,
+        }),
         Err(problem) => Err(SourceError { name, problem }),
     }
 }
@@ -274,7 +278,7 @@ pub fn open_with(
 /// An image that was opened.
 pub enum Opened {
     /// One of our own kind: read once, from wherever it comes.
-    Stream(Box<dyn Read>),
+    Stream(Stream),
     /// A stock one, which is read more than once.
     File(Stoppable),
 }
@@ -298,9 +302,8 @@ pub fn open_image(
         .read_to_end(&mut head)
         .map_err(failed)?;
     if image::is_ours(&head) {
-        return Ok(Opened::Stream(Box::new(
-            io::Cursor::new(head).chain(stream),
-        )));
+        stream.begin = io::Cursor::new(head);
+        return Ok(Opened::Stream(stream));
     }
     let is_file = !has_scheme(word.as_bytes()) && fs::metadata(word).is_ok_and(|at| at.is_file());
     let file = if is_file {
@@ -430,17 +433,34 @@ fn follow(
     Err(Problem::Redirects)
 }
 
-/// Puts the name of the source on its errors.
-struct Named {
+/// An open source. Its errors are [`SourceError`]s inside of [`io::Error`].
+pub struct Stream {
     name: String,
+    /// Was read before, and is read again.
+    begin: io::Cursor<Vec<u8>>,
     input: Box<dyn Input>,
 }
 
-impl Read for Named {
+impl Read for Stream {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.begin.read(bytes)?;
+        if count > 0 || bytes.is_empty() {
+            return Ok(count);
+        }
         self.input.read(bytes).map_err(|problem| {
             let name = self.name.clone();
             io::Error::other(SourceError { name, problem })
         })
+    }
+}
+
+impl Ranged for Stream {
+    fn has_ranges(&self) -> bool {
+        self.input.has_ranges()
+    }
+
+    fn go(&mut self, stretch: Range<u64>) {
+        self.begin = io::Cursor::default();
+        self.input.go(stretch);
     }
 }

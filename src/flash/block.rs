@@ -251,6 +251,11 @@ fn same(one: &[u8], other: &[u8]) -> bool {
     pairs.all(|(one, other)| word(one) == word(other)) && rest == other_rest
 }
 
+/// The node of the device that a board file describes, in the system whose root is at `root`.
+pub(super) fn path_of(root: &Path, place: &BlockPlace) -> Result<PathBuf, FlashError> {
+    find::find(root, place).map(|node| node.path)
+}
+
 fn open_for_writing(path: &Path) -> Result<InPlace, FlashError> {
     InPlace::open(path).map_err(|error| match error.source.kind() {
         io::ErrorKind::ResourceBusy => FlashError::Busy {

@@ -9,6 +9,7 @@
 
 mod block;
 pub mod kernel;
+pub mod look;
 pub mod mtd;
 pub mod ubi;
 

@@ -11,7 +11,7 @@ use std::fmt;
 use std::io::{self, Read};
 
 use super::openwrt::{Compat, Stock, StockImage, Target};
-use super::read::{self, Unverified, Verified};
+use super::read::{self, AtHand, Ranged, Tally, Unverified, Verified};
 use super::{ImageError, Manifest, PartInfo};
 use crate::digest::Digest;
 use crate::report::describe;
@@ -30,6 +30,13 @@ pub enum Candidate<R> {
 impl<R: Read> From<R> for Candidate<R> {
     fn from(source: R) -> Self {
         Self::Ours(Unverified::open(source))
+    }
+}
+
+impl<R: Ranged> Candidate<R> {
+    /// An image of our own kind, from a source that may have ranges.
+    pub fn ranged(source: R) -> Self {
+        Self::Ours(Unverified::open_ranged(source))
     }
 }
 
@@ -176,6 +183,33 @@ impl<R: Read> Image<R> {
         &self.contents
     }
 
+    /// The parts, with the blocks of which not all need be fetched, if there are such.
+    #[must_use]
+    pub fn parts_by_blocks(&self) -> Option<&[PartInfo]> {
+        match &self.kind {
+            Kind::Ours(image) if image.has_ranges() => Some(&image.manifest().parts),
+            _ => None,
+        }
+    }
+
+    /// From now on, blocks that are at hand are not fetched, if that is possible.
+    pub fn use_at_hand(&mut self, at_hand: Box<dyn AtHand>) {
+        if let Kind::Ours(image) = &mut self.kind {
+            image.use_at_hand(at_hand);
+        }
+    }
+
+    /// Counts what would be fetched, and fetches no block.
+    ///
+    /// # Errors
+    /// [`ImageError`]
+    pub fn weigh(self) -> Result<Tally, ImageError> {
+        match self.kind {
+            Kind::Ours(image) => image.weigh(),
+            Kind::Stock(_) => Ok(whole(&self.contents)),
+        }
+    }
+
     /// The next member, `None` after the last.
     ///
     /// # Errors
@@ -200,18 +234,27 @@ impl<R: Read> Image<R> {
                 Member::Config(bytes) | Member::Part(_, bytes) => skip(bytes)?,
             }
         }
-        Ok(self.finish()?)
+        self.finish()?;
+        Ok(())
     }
 
-    /// Checks that nothing more belongs to the image.
+    /// Checks that nothing more belongs to the image. Says where its bytes came from.
     ///
     /// # Errors
     /// [`ImageError`]; [`ImageError::Unfinished`] when there are members left.
-    pub fn finish(self) -> Result<(), ImageError> {
+    pub fn finish(self) -> Result<Tally, ImageError> {
         match self.kind {
             Kind::Ours(image) => image.finish(),
-            Kind::Stock(image) => image.finish(),
+            Kind::Stock(image) => image.finish().map(|()| whole(&self.contents)),
         }
+    }
+}
+
+/// Of an image that is a file already, its parts count.
+fn whole(contents: &Contents) -> Tally {
+    Tally {
+        fetched: contents.parts.iter().map(|part| part.size).sum(),
+        ..Tally::default()
     }
 }
 

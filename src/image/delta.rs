@@ -33,7 +33,7 @@ use super::build::deflate;
 use super::error::ImageError;
 use super::header;
 use super::manifest::{BLOCK_SIZES, Encoding, Manifest, PartInfo};
-use super::read::{Member, Unverified};
+use super::read::{Member, SHORTEST_GAP, Unverified};
 use crate::digest::Digest;
 use crate::report::printable;
 
@@ -45,9 +45,6 @@ const WINDOW: usize = 1 << 20;
 
 /// Block sizes that every report has.
 const USUAL: [u32; 4] = [4 << 10, 16 << 10, 64 << 10, 256 << 10];
-
-/// Less than this is fetched for nothing, rather than asked around.
-const SHORTEST_GAP: u64 = 64 << 10;
 
 /// Half of a digest: enough to count what is equal, where nobody gains by a collision.
 type Print = u128;
@@ -608,7 +605,8 @@ fn each_window<R: Read>(
         }
         number += 1;
     }
-    Ok(image.finish()?)
+    image.finish()?;
+    Ok(())
 }
 
 fn pages_of(block_size: u32) -> usize {

@@ -15,7 +15,7 @@
 //! The chain of trust has no gap: the signatures cover the manifest, the manifest has the digest of
 //! each small member and of each block table, a table has the digest of each block. Every byte is
 //! hashed before anything is made of it; tar headers must say what the manifest says and decide
-//! nothing. Reading never seeks, so that an image can come from a pipe.
+//! nothing. Reading never goes back, so that an image can come from a pipe.
 //!
 //! The types go one way: [`Unverified::open`] reads the head, [`Unverified::verify`] turns it into a
 //! [`Verified`], and only that hands out contents, through [`PartReader`] and [`ConfigReader`].
@@ -42,7 +42,10 @@ pub use build::{
 pub use error::ImageError;
 pub use inspection::Inspection;
 pub use manifest::{Encoding, Manifest, MemberInfo, PartInfo};
-pub use read::{ConfigReader, Member, PartReader, Unverified, Verified};
+pub use read::{
+    AtHand, ConfigReader, Member, PartReader, Place, Ranged, SHORTEST_GAP, Tally, Unverified,
+    Verified,
+};
 
 /// Longest manifest. It is held in memory before anybody is known to have signed it; the manifest
 /// of an image with three parts has 2 KiB.

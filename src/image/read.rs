@@ -4,8 +4,19 @@
 //! of the manifest; CONTROL and the block tables are read and checked on the way. What a reader
 //! hands out was hashed before, block by block; after the first error it hands out nothing more,
 //! and neither does the image: a member that was not read to its good end cannot be stepped over.
+//!
+//! Of a source that has ranges ([`Ranged`]), not every block need come: what the machine has already
+//! ([`AtHand`]) is passed over. What it has is a guess until it was hashed, as all else. Stretches that are missing
+//! are asked for as a whole:
+//!
+//! ```text
+//! at hand  |XXXX|    |XXXX|XXXX|    |    |XXXX|    |
+//! asked    |    |....|    |    |...................|     the last gap is shorter than a request is worth
+//! ```
 
+use std::fmt;
 use std::io::{self, Read};
+use std::ops::Range;
 
 use flate2::{Decompress, FlushDecompress, Status};
 
@@ -25,16 +36,104 @@ const DIRECTORY_PREFIX: &str = "sysupgrade-";
 const DIRECTORY: &str = "the directory";
 const END: &str = "the end of the image";
 
+/// What is at hand and shorter than this is fetched with what is before and behind it: a request costs a
+/// round trip, and more of a connection that has to get up to speed.
+pub const SHORTEST_GAP: u64 = 64 << 10;
+
+/// At most so much is asked for at once: before that it is looked through for what is at hand, and the
+/// connection waits.
+const LONGEST_RUN: u64 = 16 << 20;
+
+/// A source of which stretches can be asked for.
+pub trait Ranged: Read {
+    /// False if this one has to be read from its first byte to its last.
+    fn has_ranges(&self) -> bool;
+
+    /// Passes over everything up to the begin of a stretch, which is not before what was read last.
+    /// What is behind its end is not asked for until somebody reads it.
+    fn go(&mut self, stretch: Range<u64>);
+}
+
+/// Where a block is that need not be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the slot that is written, where it belongs.
+    Target,
+    /// Anywhere in the slot that runs.
+    Running,
+}
+
+/// The blocks that a machine has.
+pub trait AtHand: fmt::Debug {
+    /// Fills `block` with what a place has for the block with this digest, at `offset` of a part;
+    /// false if it has nothing. It is hashed before it is made use of: a wrong guess costs time.
+    fn guess(
+        &mut self,
+        place: Place,
+        part: &str,
+        offset: u64,
+        digest: &Digest,
+        block: &mut [u8],
+    ) -> bool;
+}
+
+/// Where the bytes of an image came from, or would come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Bytes of the image that its source gave.
+    pub fetched: u64,
+    /// Bytes of parts, as they are on the medium, that were in their place.
+    pub in_place: u64,
+    /// The same, from the slot that runs.
+    pub copied: u64,
+}
+
+impl Tally {
+    fn found(&mut self, place: Place, len: u64) {
+        match place {
+            Place::Target => self.in_place += len,
+            Place::Running => self.copied += len,
+        }
+    }
+}
+
 /// The bytes of the image, counted.
 #[derive(Debug)]
 pub(super) struct Source<R> {
     pub(super) inner: R,
     offset: u64,
+    /// For a source that has ranges.
+    go: Option<fn(&mut R, Range<u64>)>,
+    /// Bytes were passed over of which the source does not know yet.
+    passed: bool,
+    tally: Tally,
+}
+
+impl<R> Source<R> {
+    /// Asks for what is read next, if the source can be asked.
+    fn need(&mut self, len: u64) {
+        if let Some(go) = self.go {
+            go(
+                &mut self.inner,
+                self.offset..self.offset.saturating_add(len),
+            );
+            self.passed = false;
+        }
+    }
+
+    /// Passes over bytes; for a source that has ranges.
+    fn pass(&mut self, len: u64) {
+        self.offset += len;
+        self.passed = true;
+    }
 }
 
 impl<R: Read> Source<R> {
     /// Reads until the buffer is full or the source ends; returns how much that was.
     fn read_up_to(&mut self, bytes: &mut [u8]) -> Result<usize, ImageError> {
+        if self.passed {
+            self.need(u64::MAX);
+        }
         let mut done = 0;
         while done < bytes.len() {
             match self.inner.read(&mut bytes[done..]) {
@@ -42,6 +141,7 @@ impl<R: Read> Source<R> {
                 Ok(count) => {
                     done += count;
                     self.offset += count as u64;
+                    self.tally.fetched += count as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => {
@@ -170,6 +270,9 @@ impl<R: Read> Unverified<R> {
         let mut source = Source {
             inner: source,
             offset: 0,
+            go: None,
+            passed: false,
+            tally: Tally::default(),
         };
         let directory = read_directory(&mut source)?;
         let manifest = source.head_member(&directory, MANIFEST, MAX_MANIFEST)?;
@@ -180,6 +283,21 @@ impl<R: Read> Unverified<R> {
             manifest,
             signatures,
         })
+    }
+
+    /// [`open`](Self::open) with a source that may have ranges.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_ranged(source: R) -> Result<Self, ImageError>
+    where
+        R: Ranged,
+    {
+        let mut image = Self::open(source)?;
+        if image.source.inner.has_ranges() {
+            image.source.go = Some(R::go);
+        }
+        Ok(image)
     }
 
     /// What the manifest says **if it is to be believed**, which nobody has checked. For looking at.
@@ -241,6 +359,7 @@ impl<R: Read> Unverified<R> {
             manifest,
             signers,
             next: Step::Control,
+            at_hand: None,
         })
     }
 }
@@ -329,6 +448,7 @@ pub struct Verified<R> {
     manifest: Manifest,
     signers: Vec<KeyId>,
     next: Step,
+    at_hand: Option<Box<dyn AtHand>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -360,12 +480,81 @@ impl<R: Read> Verified<R> {
         &self.signers
     }
 
+    /// True if what is at hand need not be fetched.
+    #[must_use]
+    pub fn has_ranges(&self) -> bool {
+        self.walk.source.go.is_some()
+    }
+
+    /// From now on, blocks that are at hand are not fetched. Does nothing for a source without ranges.
+    pub fn use_at_hand(&mut self, at_hand: Box<dyn AtHand>) {
+        if self.has_ranges() {
+            self.at_hand = Some(at_hand);
+        }
+    }
+
+    /// Counts what would be fetched, with the blocks that are at hand, and fetches no block: only what tells
+    /// of them. What is at hand is looked through.
+    ///
+    /// # Errors
+    /// [`ImageError`]
+    pub fn weigh(mut self) -> Result<Tally, ImageError> {
+        if !self.has_ranges() {
+            let fetched = self.walk.source.offset + self.rest();
+            return Ok(Tally {
+                fetched,
+                ..Tally::default()
+            });
+        }
+        while let Some(member) = self.next_member()? {
+            match member {
+                Member::Config(mut reader) => reader.skip()?,
+                Member::Part(reader) => reader.weigh()?,
+            }
+        }
+        self.finish()
+    }
+
+    /// Bytes from the next member to the end of the tar.
+    fn rest(&self) -> u64 {
+        let manifest = &self.manifest;
+        let (control, config, part) = match self.next {
+            Step::Control => (Some(&manifest.control), manifest.config.as_ref(), 0),
+            Step::Config => (None, manifest.config.as_ref(), 0),
+            Step::Part(part) => (None, None, part),
+        };
+        let small = control.into_iter().chain(config);
+        let parts = manifest.parts.iter().skip(part);
+        let sizes = parts.flat_map(|part| [part.table.size, part.stored_size]);
+        let members = small.map(|info| info.size).chain(sizes).map(member_len);
+        2 * TAR_BLOCK as u64 + members.sum::<u64>()
+    }
+
+    /// Asks for what comes before the next part's blocks.
+    fn need_up_to_blocks(&mut self) {
+        let manifest = &self.manifest;
+        let (small, part) = match self.next {
+            Step::Control => {
+                let config = manifest.config.as_ref().map(|info| member_len(info.size));
+                (member_len(manifest.control.size) + config.unwrap_or(0), 0)
+            }
+            Step::Config => return, // asked for with CONTROL
+            Step::Part(part) => (0, part),
+        };
+        let table = manifest.parts.get(part).map(|part| &part.table);
+        let table = table.map(|table| member_len(table.size) + TAR_BLOCK as u64);
+        if let len @ 1.. = small + table.unwrap_or(0) {
+            self.walk.source.need(len);
+        }
+    }
+
     /// The next member with contents for the caller, `None` after the last.
     ///
     /// # Errors
     /// [`ImageError`]; [`ImageError::Unfinished`] when the member before was not read to its end.
     pub fn next_member(&mut self) -> Result<Option<Member<'_, R>>, ImageError> {
         self.walk.check_idle()?;
+        self.need_up_to_blocks();
         if let Step::Control = self.next {
             self.walk.read_whole(&self.manifest.control)?;
             self.next = Step::Config;
@@ -384,16 +573,17 @@ impl<R: Read> Verified<R> {
             return Ok(None);
         };
         self.next = Step::Part(index + 1);
-        let reader = PartReader::new(&mut self.walk, part)?;
+        let mut reader = PartReader::new(&mut self.walk, part)?;
+        reader.at_hand = self.at_hand.as_deref_mut();
         Ok(Some(Member::Part(reader)))
     }
 
     /// Checks that nothing more belongs to the image: the end of the tar, and at most 96 KiB that
-    /// are ignored.
+    /// are ignored. Says where its bytes came from.
     ///
     /// # Errors
     /// [`ImageError`]; [`ImageError::Unfinished`] when there are members left.
-    pub fn finish(mut self) -> Result<(), ImageError> {
+    pub fn finish(mut self) -> Result<Tally, ImageError> {
         self.walk.check_idle()?;
         if let Some(member) = self.member_left() {
             return Err(ImageError::Unfinished { member });
@@ -420,7 +610,7 @@ impl<R: Read> Verified<R> {
                 return Err(ImageError::Trailing { most: MAX_TRAILING });
             }
             if count < rest.len() {
-                return Ok(());
+                return Ok(source.tally);
             }
         }
     }
@@ -447,8 +637,14 @@ impl<R: Read> Verified<R> {
                 Member::Part(mut reader) => reader.skip()?,
             }
         }
-        self.finish()
+        self.finish().map(drop)
     }
+}
+
+/// Bytes of a member, with its header and its padding.
+fn member_len(size: u64) -> u64 {
+    let around = TAR_BLOCK + header::padding(size);
+    size.saturating_add(around as u64)
 }
 
 /// The bytes of config.tar.gz.
@@ -556,6 +752,9 @@ pub struct PartReader<'a, R> {
     left: usize,
     inflater: Option<Inflater>,
     failed: bool,
+    at_hand: Option<&'a mut (dyn AtHand + 'static)>,
+    /// The blocks before this one have been asked for.
+    asked: u64,
 }
 
 impl<'a, R: Read> PartReader<'a, R> {
@@ -576,6 +775,8 @@ impl<'a, R: Read> PartReader<'a, R> {
             left: 0,
             inflater,
             failed: false,
+            at_hand: None,
+            asked: 0,
         })
     }
 
@@ -622,34 +823,136 @@ impl<'a, R: Read> PartReader<'a, R> {
 
     fn load_block(&mut self) -> Result<(), ImageError> {
         let number = self.next_block;
-        let bad = |problem| ImageError::Block {
-            part: self.part.name.clone(),
-            block: number,
-            problem,
+        let found = match number < self.asked {
+            true => None,
+            false => self.find(number)?,
         };
-        let entry = self
-            .table
-            .entry(number)
-            .ok_or_else(|| bad("not in the block table"))?;
+        match found {
+            Some(place) => self.pass_over(place, number)?,
+            None => self.fetch(number)?,
+        }
+        self.next_block += 1;
+        if self.next_block == self.part.blocks() && found.is_none() {
+            let (size, name) = (self.part.stored_size, &self.part.name);
+            self.walk.source.padding(size, name)?;
+        }
+        self.left = self.block.len();
+        Ok(())
+    }
+
+    fn bad(&self, block: u64, problem: &'static str) -> ImageError {
+        ImageError::Block {
+            part: self.part.name.clone(),
+            block,
+            problem,
+        }
+    }
+
+    fn entry(&self, block: u64) -> Result<Entry, ImageError> {
+        let entry = self.table.entry(block);
+        entry.ok_or_else(|| self.bad(block, "not in the block table"))
+    }
+
+    /// Reads a block from the source.
+    fn fetch(&mut self, number: u64) -> Result<(), ImageError> {
+        if self.at_hand.is_some() && number >= self.asked {
+            let (end, len) = self.run(number)?;
+            self.walk.source.need(len);
+            self.asked = end;
+        }
+        let entry = self.entry(number)?;
         self.block
             .resize(len(u64::from(self.part.block_len(number))), 0);
         let source = &mut self.walk.source;
-        match &mut self.inflater {
-            None => source.fill(&mut self.block, &self.part.name)?,
+        let inflated = match &mut self.inflater {
+            None => {
+                source.fill(&mut self.block, &self.part.name)?;
+                Ok(())
+            }
             Some(inflater) => {
                 let stored = inflater.stored(&entry);
                 source.fill(stored, &self.part.name)?;
-                inflater.inflate(&entry, &mut self.block).map_err(bad)?;
+                inflater.inflate(&entry, &mut self.block)
+            }
+        };
+        inflated.map_err(|problem| self.bad(number, problem))?;
+        if Digest::of(&self.block) != entry.raw {
+            return Err(self.bad(number, "its bytes are not the signed ones"));
+        }
+        Ok(())
+    }
+
+    /// Looks for a block at hand. It is in `block` then, as it was signed.
+    fn find(&mut self, number: u64) -> Result<Option<Place>, ImageError> {
+        let wanted = self.entry(number)?.raw;
+        let Some(at_hand) = &mut self.at_hand else {
+            return Ok(None);
+        };
+        let offset = number * u64::from(self.part.block_size);
+        self.block
+            .resize(len(u64::from(self.part.block_len(number))), 0);
+        Ok([Place::Target, Place::Running].into_iter().find(|place| {
+            let (part, block) = (&self.part.slot_part, &mut self.block);
+            at_hand.guess(*place, part, offset, &wanted, block) && Digest::of(block) == wanted
+        }))
+    }
+
+    /// Passes over a block in the source that was found elsewhere.
+    fn pass_over(&mut self, place: Place, number: u64) -> Result<(), ImageError> {
+        let stored = self.stored(number)? + self.padding_behind(number);
+        let source = &mut self.walk.source;
+        source.pass(stored);
+        let len = u64::from(self.part.block_len(number));
+        source.tally.found(place, len);
+        Ok(())
+    }
+
+    /// Bytes of padding after a block: the last one has some.
+    fn padding_behind(&self, number: u64) -> u64 {
+        match number + 1 == self.part.blocks() {
+            true => header::padding(self.part.stored_size) as u64,
+            false => 0,
+        }
+    }
+
+    fn stored(&self, number: u64) -> Result<u64, ImageError> {
+        let len = self.stored_len(number);
+        len.ok_or_else(|| self.bad(number, "not in the block table"))
+    }
+
+    /// What is worth asking for at once, from a block on that is not at hand: up to which block, and how
+    /// many bytes that is.
+    fn run(&mut self, first: u64) -> Result<(u64, u64), ImageError> {
+        let (mut end, mut len) = (first + 1, self.stored(first)?);
+        let mut gap = 0;
+        for number in first + 1..self.part.blocks() {
+            gap += self.stored(number)?;
+            if self.find(number)?.is_none() {
+                end = number + 1;
+                len += std::mem::take(&mut gap);
+            }
+            if gap >= SHORTEST_GAP || len + gap >= LONGEST_RUN {
+                break;
             }
         }
-        if Digest::of(&self.block) != entry.raw {
-            return Err(bad("its bytes are not the signed ones"));
+        Ok((end, len + self.padding_behind(end - 1)))
+    }
+
+    /// Passes over the part, and counts what would be fetched of it.
+    fn weigh(mut self) -> Result<(), ImageError> {
+        while self.next_block < self.part.blocks() {
+            let number = self.next_block;
+            if let Some(place) = self.find(number)? {
+                self.pass_over(place, number)?;
+                self.next_block += 1;
+                continue;
+            }
+            let (end, len) = self.run(number)?;
+            self.next_block = end;
+            self.walk.source.pass(len);
+            self.walk.source.tally.fetched += len;
         }
-        self.next_block += 1;
-        if self.next_block == self.part.blocks() {
-            source.padding(self.part.stored_size, &self.part.name)?;
-        }
-        self.left = self.block.len();
+        self.walk.end();
         Ok(())
     }
 

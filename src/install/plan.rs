@@ -18,6 +18,7 @@ use crate::config::report::Notice;
 use crate::data::{ArchiveRef, DataError, Installed, Stage};
 use crate::digest::{Digest, Hashing};
 use crate::files::{self, FileError};
+use crate::image::Tally;
 use crate::image::candidate::{Contents, Part};
 use crate::machine::{Identity, Machine, MachineError};
 use crate::report::{Reason, Refusal, describe};
@@ -30,6 +31,8 @@ pub struct Plan {
     pub installed: Installed,
     /// Bytes of all parts together.
     pub bytes: u64,
+    /// What would be fetched and copied; `None` if nobody has asked.
+    pub tally: Option<Tally>,
     /// The files to carry; `None` without configuration.
     pub keep: Option<KeepList>,
     /// A ready archive to carry instead.
@@ -155,6 +158,7 @@ pub(super) fn plan(
     Ok(Plan {
         installed,
         bytes: contents.parts.iter().map(|part| part.size).sum(),
+        tally: None,
         keep,
         archive,
         scope,

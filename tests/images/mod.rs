@@ -310,7 +310,7 @@ fn read_into(image: impl Read, trust: &Trust, outcome: &mut Outcome) -> Result<(
             }
         }
     }
-    verified.finish()
+    verified.finish().map(drop)
 }
 
 /// Reads to the end in pieces that fit no block, recording what is handed out. After an error the

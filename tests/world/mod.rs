@@ -124,6 +124,14 @@ impl World {
         Self::with(dir, router, system)
     }
 
+    /// The same with parts of this size.
+    pub fn sized(system: &System, part_size: usize) -> Result<Self> {
+        let dir = temporary_directory()?;
+        let router = Router::at(&dir.path().join("router"))?;
+        router.create(&system.kernel, &system.root_part()?, part_size)?;
+        Ok(Self { dir, router })
+    }
+
     /// The same with a router of another kind, whose directory is in `dir`.
     pub fn with(dir: TempDir, router: Router, system: &System) -> Result<Self> {
         router.create(&system.kernel, &system.root_part()?, PART_SIZE)?;

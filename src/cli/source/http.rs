@@ -13,8 +13,8 @@
 //!   no, for now (408, 429, 5xx)                asked again, as after a connection that ended
 //! ```
 //!
-//! Between two requests there is a pause, each twice as long as the one before; a byte that is new ends the
-//! row, and after [`MAX_FAILURES`] without one the transfer is given up. Only what has begun is asked for again.
+//! It is asked for at once, then after a pause, each twice as long as the one before; a byte that is new ends
+//! the row, and after [`MAX_FAILURES`] without one the transfer is given up. Only what has begun is asked for again.
 //!
 //! The first request is HTTP/1.0, so that the body is the rest of the connection and never comes in chunks. Those
 //! that go on are HTTP/1.1, since some servers know ranges there only; a part of a file has a length and
@@ -31,13 +31,14 @@ use base64ct::{Base64, Encoding};
 use super::url::Url;
 use super::wait::{First, Input, Polled, SLICE, Wait};
 use super::{CUT_OFF, EMPTY, MAX_HEAD, Network, Problem};
+use crate::image::SHORTEST_GAP;
 use crate::report::printable;
 
 /// More header lines than any server sends.
 const MAX_HEADERS: usize = 100;
 
-/// Requests in a row that bring nothing new. With their pauses they outlast the restart of a modem.
-const MAX_FAILURES: u32 = 5;
+/// Requests in a row that bring nothing new. With their pauses, 31 s, they outlast a lost link.
+const MAX_FAILURES: u32 = 6;
 
 /// What the first request asks for: the manifest of an image with a dozen parts, and its signatures.
 const FIRST: u64 = 16 << 10;
@@ -418,7 +419,7 @@ impl Body {
 impl Remote {
     /// One attempt to read; at least one byte, or the end of the file.
     fn attempt(&mut self, bytes: &mut [u8]) -> Result<usize, Problem> {
-        if self.len == Some(self.at) {
+        if self.len.is_some_and(|len| len <= self.at) {
             return Ok(0);
         }
         let body = match self.body.take() {
@@ -486,6 +487,23 @@ impl Remote {
 }
 
 impl Input for Remote {
+    fn has_ranges(&self) -> bool {
+        self.has_ranges && self.len.is_some()
+    }
+
+    /// What a connection is about to give anyhow is read on, if it is not far.
+    fn go(&mut self, stretch: Range<u64>) {
+        self.at = stretch.start;
+        self.until = Some(stretch.end);
+        let has_ranges = self.has_ranges;
+        self.body.take_if(|body| {
+            let near = body.range.start.saturating_add(SHORTEST_GAP);
+            let is_useful =
+                body.range.contains(&stretch.start) && (stretch.start < near || !has_ranges);
+            !is_useful
+        });
+    }
+
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Problem> {
         if bytes.is_empty() {
             return Ok(0);
@@ -509,7 +527,8 @@ impl Input for Remote {
                     last: Box::new(problem),
                 });
             }
-            self.wait.pause(self.network.pause * (1 << self.failures))?;
+            let pauses = (1 << self.failures) >> 1;
+            self.wait.pause(self.network.pause * pauses)?;
             self.failures += 1;
         }
     }

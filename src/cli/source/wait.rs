@@ -1,6 +1,7 @@
 //! Reading from something that may keep us waiting.
 
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,14 @@ pub(super) const SLICE: Duration = Duration::from_millis(100);
 /// A stream whose reads fail with a [`Problem`].
 pub(super) trait Input {
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Problem>;
+
+    /// True if stretches can be asked for.
+    fn has_ranges(&self) -> bool {
+        false
+    }
+
+    /// Asks for a stretch, of an input that has ranges.
+    fn go(&mut self, _: Range<u64>) {}
 }
 
 /// What ends a wait for bytes other than bytes.
