@@ -54,10 +54,6 @@ fits() {
 # smallest_group WHAT MIB IMAGE ROOT: found by bisection, to 64 KiB.
 smallest_group() {
     local low=0 high=16384 middle
-    if [ -z "${group[memory]-}" ]; then
-        echo "Memory groups were left out: they need root and the memory controller."
-        return
-    fi
     medium "$([ -n "$loop" ] && echo loop || echo disk)" "$2"
     cp "$program" "$disk/program"
     cp "$3" "$disk/image"
@@ -81,12 +77,12 @@ count_calls() {
     medium "$([ -n "$loop" ] && echo loop || echo ram)" "$2"
     reset_router
     hold "$4" "$2"
-    strace -f -c -S calls -o calls "$program" --root router --no-reboot --progress=none --json "$3" > answer.json 2> errors
+    timed strace -f -c -S calls -o calls "$program" --root router --no-reboot --progress=none --json "$3" > answer.json
     divide "$(awk '$NF == "total" { print $4 }' calls)" "$2" > calls.rounds
     reset_router
     hold "$4" "$2"
-    strace -f -y -e trace=write,pwrite64 -o writes "$program" --root router --no-reboot --progress=none --json "$3" \
-        > answer.json 2> errors
+    timed strace -f -y -e trace=write,pwrite64 -o writes "$program" --root router --no-reboot --progress=none --json "$3" \
+        > answer.json
     # Size and offset of each write to the slot.
     sed -n "s|.*pwrite64([0-9]*<$slot>.*, \([0-9]*\), \([0-9]*\)) .*|\1 \2|p" writes > sizes
     keep "calls.$1" 'a MiB' - calls.rounds
