@@ -181,7 +181,7 @@ fn a_body_arrives_whole_with_and_without_an_announced_length() {
         assert!(found == body, "{header}: {} bytes came", found.len());
         let requests = server.requests();
         assert!(
-            requests[0].starts_with("GET /image?x=1 HTTP/1.0\r\nHost: 127.0.0.1:"),
+            requests[0].starts_with("GET /image?x=1 HTTP/1.1\r\nHost: 127.0.0.1:"),
             "{requests:?}"
         );
     }
@@ -297,7 +297,6 @@ fn an_answer_that_is_not_http_or_ends_within_its_head_is_refused() {
         "HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\nx",
         "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nx",
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
         "HTTP/1.1 302 Found\r\n\r\n",
         "HTTP/1.1 206 Part\r\nContent-Length: 1\r\n\r\nx",
         "HTTP/1.1 206 Part\r\nContent-Range: bytes 0-0/*\r\n\r\nx",
@@ -310,6 +309,25 @@ fn an_answer_that_is_not_http_or_ends_within_its_head_is_refused() {
         let found = problem(bytes);
         assert!(matches!(found, Problem::Answer(_)), "{bytes:?}: {found:?}");
     }
+}
+
+#[test]
+fn a_server_that_sends_chunks_is_asked_in_the_old_way() {
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
+    let server = Server::start(vec![chunked, "HTTP/1.0 200 OK\r\n\r\nwhole"]);
+    assert_eq!(read(server.url("/")).expect("the body"), b"whole");
+    let requests = server.requests();
+    assert!(
+        requests[0].starts_with("GET / HTTP/1.1\r\n"),
+        "{requests:?}"
+    );
+    assert!(
+        requests[1].starts_with("GET / HTTP/1.0\r\n"),
+        "{requests:?}"
+    );
+    let server = Server::start(vec![chunked; 2]);
+    let found = read(server.url("/")).expect_err("chunks again").problem;
+    assert!(matches!(found, Problem::Answer(_)), "{found:?}");
 }
 
 #[test]

@@ -16,9 +16,9 @@
 //! It is asked for at once, then after a pause, each twice as long as the one before; a byte that is new ends
 //! the row, and after [`MAX_FAILURES`] without one the transfer is given up. Only what has begun is asked for again.
 //!
-//! The first request is HTTP/1.0, so that the body is the rest of the connection and never comes in chunks. Those
-//! that go on are HTTP/1.1, since some servers know ranges there only; a part of a file has a length and
-//! comes in chunks from no server that is seen. The head of an answer is bounded in size and in time.
+//! Requests are HTTP/1.1, since some servers (lighttpd) know ranges there only. One that would send a file in
+//! chunks is asked once more, in HTTP/1.0, where the body is the rest of the connection. The head of an answer
+//! is bounded in size and in time.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -46,6 +46,8 @@ const FIRST: u64 = 16 << 10;
 /// The longest ETag or date that is sent back. Servers have 20 to 70 bytes.
 const MAX_VALIDATOR: usize = 256;
 
+const CHUNKED: &str = "it comes in chunks, which nobody asked for";
+
 pub(super) enum Answer {
     File(Box<Remote>),
     Elsewhere(String),
@@ -53,11 +55,18 @@ pub(super) enum Answer {
 
 /// Asks for a file for the first time.
 pub(super) fn ask(url: &Url, wait: &Wait, network: &Network) -> Result<Answer, Problem> {
-    let asked = Asked {
+    let mut asked = Asked {
+        http: "1.1",
         range: 0..FIRST,
         of: None,
     };
-    let (head, early, stream) = exchange(url, &asked, wait, network.connect)?;
+    let (head, early, stream) = match exchange(url, &asked, wait, network.connect) {
+        Err(Problem::Answer(CHUNKED)) => {
+            asked.http = "1.0";
+            exchange(url, &asked, wait, network.connect)?
+        }
+        answer => answer?,
+    };
     let (body, len, version, has_ranges) = match head {
         Head::Elsewhere(location) => return Ok(Answer::Elsewhere(location)),
         Head::Whole {
@@ -95,6 +104,7 @@ pub(super) fn ask(url: &Url, wait: &Wait, network: &Network) -> Result<Answer, P
 
 /// What is asked for: a range, of the file that is known if it is.
 struct Asked<'a> {
+    http: &'static str,
     range: Range<u64>,
     of: Option<&'a Version>,
 }
@@ -168,8 +178,7 @@ fn connect_any(place: &(String, u16), limit: Duration) -> io::Result<TcpStream> 
 fn request(url: &Url, asked: &Asked<'_>) -> String {
     let Url { target, user, .. } = url;
     let Range { start, end } = asked.range;
-    let last = end.saturating_sub(1);
-    let http = if asked.of.is_some() { "1.1" } else { "1.0" };
+    let (http, last) = (asked.http, end.saturating_sub(1));
     let mut text = format!(
         "GET {target} HTTP/{http}\r\nHost: {}\r\nUser-Agent: sysupgrade-rs/{}\r\nAccept: */*\r\n\
          Accept-Encoding: identity\r\nConnection: close\r\nRange: bytes={start}-{last}\r\n",
@@ -279,9 +288,7 @@ fn understand(bytes: &[u8]) -> Result<Option<(Head, usize)>, Problem> {
     let mut len = None;
     if let 200 | 206 = code {
         if values("Transfer-Encoding").any(|value| !value.eq_ignore_ascii_case("identity")) {
-            return Err(Problem::Answer(
-                "it comes in chunks, which nobody asked for",
-            ));
+            return Err(Problem::Answer(CHUNKED));
         }
         for value in values("Content-Length") {
             let this = number(value).ok_or(Problem::Answer("its length is not a number"))?;
@@ -449,6 +456,7 @@ impl Remote {
     fn go_on(&mut self) -> Result<Body, Problem> {
         let len = self.len.unwrap_or(u64::MAX);
         let asked = Asked {
+            http: "1.1",
             range: self.at..self.until.map_or(len, |until| until.min(len)),
             of: Some(&self.version),
         };
