@@ -1,8 +1,9 @@
 //! A boot state that a program of the board's keeps: good programs, the example of `board/program` in
 //! the shells that routers have, and programs that lie, flood, hang or are none.
 
+mod programs;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -70,8 +71,7 @@ impl World {
     /// A program of these lines of shell.
     fn program(&self, lines: &str) -> Program {
         let path = self.path("program");
-        fs::write(&path, format!("#!/bin/sh\n{lines}\n")).expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+        programs::write(&path, &format!("#!/bin/sh\n{lines}\n")).expect("written");
         self.with(path, &[])
     }
 

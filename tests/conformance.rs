@@ -3,11 +3,11 @@
 
 #[path = "world/gpt.rs"]
 mod gpt;
+mod programs;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -53,8 +53,7 @@ impl World {
         let example = fs::read_to_string(example).expect("readable");
         let program = world.path("libexec/boot-state");
         fs::create_dir(world.path("libexec")).expect("made");
-        fs::write(&program, change(&example)).expect("written");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
+        programs::write(&program, &change(&example)).expect("written");
         fs::write(world.state(), FACTORY).expect("written");
         let slots = "[[slot]]\nname = \"a\"\n[[slot]]\nname = \"b\"\n";
         fs::write(world.path("board.toml"), format!("{BOOT}{slots}")).expect("written");

@@ -2,6 +2,8 @@
 //! before. Run by the shells they may meet, busybox and dash, on a tree that plays `/proc` and `/etc`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod programs;
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -60,8 +62,7 @@ impl Router {
     /// A program that the checks find.
     fn program(&self, name: &str, script: &str) {
         let path = self.path("bin").join(name);
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+        programs::write(&path, &format!("#!/bin/sh\n{script}\n")).unwrap();
     }
 
     /// What a check says, the same in every shell: `record`, or `check` with what is on record.

@@ -4,13 +4,13 @@
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+mod programs;
 mod web;
 
 use sysupgrade_rs::cli::source::{self, MAX_HEAD, Network, Problem, SourceError};
@@ -672,20 +672,14 @@ fn an_unknown_scheme_is_no_file_name() {
 /// A directory in which a shell script plays one of the fetchers.
 struct Fetcher {
     dir: tempfile::TempDir,
-    /// One at a time: a script cannot be started while another test's new process, on its way to its
-    /// own script, still holds this one open for writing.
-    _alone: MutexGuard<'static, ()>,
 }
 
 impl Fetcher {
     fn new(program: &str, script: &str) -> Self {
-        static ONE: Mutex<()> = Mutex::new(());
-        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join(program);
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a script");
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("executable");
-        Self { dir, _alone: alone }
+        programs::write(&path, &format!("#!/bin/sh\n{script}\n")).expect("a script");
+        Self { dir }
     }
 
     fn path(&self) -> &Path {

@@ -15,6 +15,8 @@ mod metadata;
 mod payload;
 #[path = "../images/mod.rs"]
 mod pieces;
+#[path = "../programs/mod.rs"]
+mod programs;
 mod restores;
 mod revocation;
 mod scripts;

@@ -7,13 +7,13 @@
 use std::error::Error;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::images::Device;
+use crate::programs;
 use crate::vectors;
 use crate::world::router::Booted;
 use crate::world::router::Router;
@@ -83,9 +83,7 @@ impl Stage {
     }
 
     pub(crate) fn program(&self, name: &str, text: &str) -> Result {
-        let path = self.bin.join(name);
-        fs::write(&path, text)?;
-        Ok(fs::set_permissions(path, PermissionsExt::from_mode(0o755))?)
+        Ok(programs::write(&self.bin.join(name), text)?)
     }
 
     /// `sysupgrade-rs` is this from now on, after it has noted how it was called.

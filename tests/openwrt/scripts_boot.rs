@@ -2,11 +2,12 @@
 //! the stock tools and giving back, and the package itself.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use sysupgrade_rs::slots::Slot;
 
+use crate::programs;
 use crate::scripts::{Result, SHELLS, Stage, installed};
 use crate::world;
 use crate::world::router::Booted;
@@ -94,8 +95,7 @@ fn the_overlay_is_marked_as_ready_and_let_go_of_before_mount_root_wants_it() -> 
             upper.display()
         ))?;
         let data = root.join("lib/sysupgrade-rs/data");
-        fs::write(&data, "#!/bin/sh\necho \"data $1\" >>log\n")?;
-        fs::set_permissions(&data, PermissionsExt::from_mode(0o755))?;
+        programs::write(&data, "#!/bin/sh\necho \"data $1\" >>log\n")?;
         let let_go = format!("umount {}", volume.display());
         assert_eq!(
             preinit(&stage, shell, "")?.lines().collect::<Vec<_>>(),

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::programs;
 use crate::scripts::{Result, SHELLS, installed};
 use crate::world::snapshot::Snapshot;
 use crate::world::temporary_directory;
@@ -89,9 +90,10 @@ impl Root {
     fn program(&self, name: &str, text: &str) -> Result {
         let bin = self.dir.path().join("bin");
         fs::create_dir_all(&bin)?;
-        fs::write(bin.join(name), format!("#!/bin/sh\n{text}\n"))?;
-        let mode = PermissionsExt::from_mode(0o755);
-        Ok(fs::set_permissions(bin.join(name), mode)?)
+        Ok(programs::write(
+            &bin.join(name),
+            &format!("#!/bin/sh\n{text}\n"),
+        )?)
     }
 
     fn sh(&self, shell: &[&str], script: &str) -> Result<std::process::Output> {
@@ -301,7 +303,7 @@ fn the_boot_loader_is_told_that_the_system_is_up_where_that_ends_no_trial() -> R
     for (board, said) in [(counted, ""), (inline, ""), (apart, told)] {
         let target = Root::new()?;
         let stock = target.root.join("etc/init.d/bootcount");
-        fs::write(&stock, "#!/bin/sh\necho stock etc/init.d/bootcount $*\n")?;
+        programs::write(&stock, "#!/bin/sh\necho stock etc/init.d/bootcount $*\n")?;
         target.adopt(SHELLS[0], "on")?;
         fs::write(target.root.join("etc/sysupgrade-rs/board.toml"), board)?;
         for shell in SHELLS {
@@ -361,7 +363,7 @@ fn the_guard_starts_early_and_its_mark_is_the_last_service() -> Result {
     for shell in SHELLS {
         let target = Root::new()?;
         let guard = target.root.join("usr/libexec/sysupgrade-rs/guard");
-        fs::write(&guard, "#!/bin/sh\necho guards\n")?;
+        programs::write(&guard, "#!/bin/sh\necho guards\n")?;
         let name = "sysupgrade-rs-guard";
         assert_eq!(service(&target, shell, name)?, "start 12 procd 1\n");
         fs::write(target.root.join("etc/sysupgrade-rs/board.toml"), "")?;
