@@ -447,7 +447,8 @@ impl Tree {
 
     /// Puts a file of these bytes at a path. It keeps the permissions and owner of the file that
     /// was there, or gets these.
-    pub fn put(&mut self, path: &EntryPath, bytes: Vec<u8>, otherwise: Meta) {
+    pub fn put(&mut self, path: &EntryPath, bytes: impl Into<Rc<[u8]>>, otherwise: Meta) {
+        let bytes = bytes.into();
         let before = self.leaves.get(path);
         let before = before.filter(|leaf| leaf.entry.content.kind() == Kind::File);
         let leaf = Leaf {
@@ -460,7 +461,7 @@ impl Tree {
             },
             modified: None,
             attributes: before.and_then(|leaf| leaf.attributes.clone()),
-            place: Place::Here(bytes.into()),
+            place: Place::Here(bytes),
         };
         self.leaves.insert(path.clone(), leaf);
     }

@@ -218,7 +218,7 @@ impl<'a> Contents<'a> {
         match (same(u), same(n)) {
             (true, _) => Take::User,
             (_, true) => Take::New,
-            _ => Take::Merged(bytes),
+            _ => Take::Merged(bytes.into()),
         }
     }
 
@@ -283,12 +283,12 @@ fn is_touched_up(earlier: Option<&Package>, later: Option<&Package>) -> bool {
     let (Some(earlier), Some(later)) = (earlier, later) else {
         return false;
     };
+    if earlier != later {
+        return false;
+    }
     let known: BTreeSet<Vec<u8>> = earlier.comments().into_iter().collect();
-    earlier == later
-        && later
-            .comments()
-            .iter()
-            .all(|comment| known.contains(comment))
+    let mut comments = later.comments().into_iter();
+    comments.all(|comment| known.contains(&comment))
 }
 
 /// Says who wins disputes, and remembers what was asked.

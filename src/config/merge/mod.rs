@@ -25,6 +25,7 @@ mod together;
 mod uci;
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use content::{Contents, Judge};
 use policy::{Disposition, OnConflict, OnDelete, Policy, Rule};
@@ -130,7 +131,7 @@ enum Take {
     User,
     New,
     /// Both's.
-    Merged(Vec<u8>),
+    Merged(Rc<[u8]>),
 }
 
 /// What becomes of one path.
@@ -566,7 +567,7 @@ impl Merging<'_> {
             Take::New => result.take(path, new, path, meta),
             Take::Merged(bytes) => {
                 result.take(path, user, path, meta); // its attributes stay
-                result.put(path, bytes.clone(), meta);
+                result.put(path, Rc::clone(bytes), meta);
             }
         }
     }

@@ -69,7 +69,7 @@ impl Merging<'_> {
         let result =
             |path: &EntryPath| match self.decisions.get(path).map(|decision| &decision.take) {
                 Some(Take::User) => text(user, path),
-                Some(Take::Merged(bytes)) => Ok(bytes.clone()),
+                Some(Take::Merged(bytes)) => Ok(bytes.to_vec()),
                 Some(Take::New | Take::Nothing) | None => text(new, path),
             };
         let names = match &self.rules.owners {

@@ -87,10 +87,8 @@ pub(crate) fn merge(
         .map(|(ids, sections)| ids.into_iter().zip(sections).collect());
     let merged = merge_entries(entries, |_, sections| merger.section(sections));
 
-    let mut result = user.clone();
-    result.sections = merged;
     Merged {
-        package: result,
+        package: user.with(merged),
         conflicts: merger.conflicts,
         notices: merger.notices,
     }

@@ -99,6 +99,14 @@ impl Package {
             .find(|section| section.name.as_deref() == Some(name))
     }
 
+    /// The same package with other sections.
+    pub(crate) fn with(&self, sections: Vec<Section>) -> Self {
+        Self {
+            sections,
+            frame: self.frame.clone(),
+        }
+    }
+
     /// The section of that name, to be changed.
     pub fn named_mut(&mut self, name: &[u8]) -> Option<&mut Section> {
         self.sections

@@ -478,17 +478,15 @@ impl Reader {
         if from > end {
             self.loose.push(end..from);
         }
-        Statement {
-            text: Arc::clone(&self.text),
-            from,
-            words: line.words.clone(),
-            end: line.end,
-        }
+        Statement::new(&self.text, from, line)
     }
 
     fn finish(mut self) -> Package {
         if self.from < self.text.len() {
             self.loose.push(self.from..self.text.len());
+        }
+        for section in &mut self.sections {
+            section.options.shrink_to_fit();
         }
         let text = Arc::clone(&self.text);
         let mut package = Package {

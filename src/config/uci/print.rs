@@ -146,7 +146,9 @@ impl<'p> Loose<'p> {
 
     /// The next part that stands above a statement.
     fn above(&mut self, statement: &Statement) -> Option<(&'p Arc<[u8]>, Range<usize>)> {
-        self.next(|text, start| Arc::ptr_eq(text, &statement.text) && start < statement.from)
+        self.next(|text, start| {
+            Arc::ptr_eq(text, &statement.text) && start < statement.place().start
+        })
     }
 }
 
@@ -298,7 +300,8 @@ impl Pieces<'_> {
         while let Some((text, place)) = self.loose.above(statement) {
             self.text(text, place);
         }
-        self.follow(&statement.text, statement.from, statement.end)
+        let place = statement.place();
+        self.follow(&statement.text, place.start, place.end)
     }
 
     fn text(&mut self, text: &Arc<[u8]>, place: Range<usize>) {

@@ -18,19 +18,38 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::parse::{Keyword, Lexer};
+use super::parse::{Keyword, Lexer, Line};
 
-/// A statement in the text that it was read from.
+/// A statement in the text that it was read from. Every option has one at least, and a merge three packages:
+/// places are 32 bits, which [`MAX_TEXT`](super::MAX_TEXT) is far below.
 #[derive(Clone)]
 pub(super) struct Statement {
     pub(super) text: Arc<[u8]>,
-    pub(super) from: usize,
-    /// Keyword, first and second word. A missing second one stands behind the first, and is empty.
-    pub(super) words: [Range<usize>; 3],
-    pub(super) end: usize,
+    from: u32,
+    words: [Range<u32>; 3],
+    end: u32,
 }
 
 impl Statement {
+    /// With all that belongs to it, from `from` to the end of the line.
+    pub(super) fn new(text: &Arc<[u8]>, from: usize, line: &Line) -> Self {
+        let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        Self {
+            text: Arc::clone(text),
+            from: place(from),
+            words: line
+                .words
+                .clone()
+                .map(|word| place(word.start)..place(word.end)),
+            end: place(line.end),
+        }
+    }
+
+    /// Where it begins and ends, with all that belongs to it.
+    pub(super) fn place(&self) -> Range<usize> {
+        self.from as usize..self.end as usize
+    }
+
     /// The statement with all that belongs to it.
     pub(super) fn all(&self) -> &[u8] {
         self.slice(self.from..self.end)
@@ -84,7 +103,8 @@ impl Statement {
         out.extend(self.slice(second_at.end..self.end));
     }
 
-    fn slice(&self, range: Range<usize>) -> &[u8] {
+    fn slice(&self, range: Range<u32>) -> &[u8] {
+        let range = range.start as usize..range.end as usize;
         self.text.get(range).unwrap_or_default()
     }
 }
