@@ -317,13 +317,13 @@ mod tests {
 
     #[test]
     fn a_document_becomes_what_its_types_say() {
-        let text = "name = 'x'\nports = [1, 0x10]\nlight = 'off'\n[rooms.hall]\nwarm = true\n";
+        let text = "name = 'x'\nports = [1, 0x10, +1_000, 0b1, 0o7_7]\nlight = 'off'\n[rooms.hall]\nwarm = true\n";
         let router: Router = read(text).unwrap();
         assert_eq!(
             router,
             Router {
                 name: "x".to_owned(),
-                ports: vec![1, 16],
+                ports: vec![1, 16, 1000, 1, 63],
                 light: Some(Light::Off),
                 rooms: BTreeMap::from([("hall".to_owned(), Room { warm: true })]),
             }
