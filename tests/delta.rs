@@ -96,7 +96,7 @@ fn an_image_has_blocks_of_the_size_that_was_asked_for() {
     let host = Host::new();
     fs::write(host.path("a.root"), vec![1; 100_000]).unwrap();
     for (more, blocks) in [
-        ("", "2 blocks of 65536"),
+        ("", "2 blocks of 65536, their table 64, "),
         ("--block-size 4096", "25 blocks of 4096"),
         ("--block-size 1048576", "1 blocks of 1048576"),
     ] {

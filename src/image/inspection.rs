@@ -81,12 +81,13 @@ fn describe(part: &PartInfo) -> String {
         Encoding::Deflate => format!("deflated to {} bytes", part.stored_size),
     };
     format!(
-        "{}: {} bytes for {}, {stored}, {} blocks of {}, sha256 {}",
+        "{}: {} bytes for {}, {stored}, {} blocks of {}, their table {}, sha256 {}",
         printable(&part.name),
         part.raw_size,
         printable(&part.slot_part),
         part.blocks(),
         part.block_size,
+        part.table.size,
         part.raw_sha256,
     )
 }
