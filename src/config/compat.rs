@@ -99,7 +99,7 @@ fn put(tree: &mut Tree, path: &EntryPath, compat: &Compat) -> Result<Option<Comp
     let Some(changed) = with(&text, compat) else {
         return Ok(None);
     };
-    tree.put(path, changed, META);
+    tree.put(path, &changed, META);
     Ok(read(&text))
 }
 

@@ -308,7 +308,7 @@ mod tests {
         let mut tree = Tree::default();
         let path = EntryPath::new(path.as_bytes()).unwrap();
         let (uid, gid) = (0, 0);
-        tree.put(&path, text.as_bytes().to_vec(), Meta { mode, uid, gid });
+        tree.put(&path, text.as_bytes(), Meta { mode, uid, gid });
         tree
     }
 

@@ -39,6 +39,7 @@ pub mod difference;
 pub mod engine;
 pub mod forecast;
 pub mod merge;
+mod packed;
 mod path;
 mod pattern;
 pub mod report;

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::packed::Packed;
 use super::path::{self, EntryPath};
 use crate::digest::{Digest, Hasher};
 use crate::files::{self, FileError};
@@ -325,8 +326,9 @@ struct Leaf {
 enum Place {
     /// In this file.
     At(Rc<Path>),
-    /// Here; also said of links and directories, which have none.
-    Here(Rc<[u8]>),
+    Here(Box<Packed>),
+    /// Links and directories have none.
+    Nowhere,
 }
 
 impl Tree {
@@ -370,7 +372,7 @@ impl Tree {
             entry,
             place: match is_file {
                 true => Place::At(Rc::clone(&file)),
-                false => Place::Here(Rc::default()),
+                false => Place::Nowhere,
             },
             modified: Some(modified),
             attributes: is_file.then_some(file),
@@ -414,7 +416,13 @@ impl Tree {
             return Ok(None);
         }
         match &leaf.place {
-            Place::Here(bytes) => Ok(Some(bytes.to_vec())),
+            Place::Nowhere => Ok(None),
+            Place::Here(packed) => {
+                let bytes = packed.bytes();
+                bytes
+                    .map(Some)
+                    .map_err(FileError::at("unpack", path.as_path()))
+            }
             Place::At(place) => {
                 let (file, _) = open_file(place)?;
                 let mut bytes = Vec::new();
@@ -436,32 +444,31 @@ impl Tree {
         let Some(leaf) = leaf.filter(|leaf| leaf.entry.content.kind() == Kind::File) else {
             return Ok(None);
         };
-        Ok(Some(match &leaf.place {
-            Place::Here(bytes) => {
-                let bytes = io::Cursor::new(Rc::clone(bytes));
-                (Box::new(bytes), path.as_path().to_owned())
-            }
-            Place::At(place) => (Box::new(open_file(place)?.0), place.to_path_buf()),
-        }))
+        Ok(match &leaf.place {
+            Place::Nowhere => None,
+            Place::Here(packed) => Some((Box::new(packed.open()), path.as_path().to_owned())),
+            Place::At(place) => Some((Box::new(open_file(place)?.0), place.to_path_buf())),
+        })
     }
 
     /// Puts a file of these bytes at a path. It keeps the permissions and owner of the file that
     /// was there, or gets these.
-    pub fn put(&mut self, path: &EntryPath, bytes: impl Into<Rc<[u8]>>, otherwise: Meta) {
-        let bytes = bytes.into();
+    pub fn put(&mut self, path: &EntryPath, bytes: &[u8], otherwise: Meta) {
+        self.put_packed(path, Packed::new(bytes), otherwise);
+    }
+
+    /// The same with bytes that wait already.
+    pub(super) fn put_packed(&mut self, path: &EntryPath, bytes: Packed, otherwise: Meta) {
         let before = self.leaves.get(path);
         let before = before.filter(|leaf| leaf.entry.content.kind() == Kind::File);
         let leaf = Leaf {
             entry: Entry {
-                content: Content::File {
-                    size: bytes.len() as u64,
-                    sha256: Digest::of(&bytes),
-                },
+                content: bytes.content(),
                 meta: before.map_or(otherwise, |leaf| leaf.entry.meta),
             },
             modified: None,
             attributes: before.and_then(|leaf| leaf.attributes.clone()),
-            place: Place::Here(bytes),
+            place: Place::Here(Box::new(bytes)),
         };
         self.leaves.insert(path.clone(), leaf);
     }
@@ -478,7 +485,7 @@ impl Tree {
         };
         let leaf = Leaf {
             entry: Entry { content, meta },
-            place: Place::Here(Rc::default()),
+            place: Place::Nowhere,
             modified: None,
             attributes: None,
         };

@@ -56,7 +56,7 @@ pub(in crate::config) fn complete(
         let state = state
             .to_json()
             .map_err(|error| ConfigError::Write(error.into()))?;
-        tree.put(&named(&[State::PATH.as_bytes()])?, state, PRIVATE);
+        tree.put(&named(&[State::PATH.as_bytes()])?, &state, PRIVATE);
     }
     for (path, entry) in outcome.generated.iter() {
         let name = named(&[BASELINE.as_bytes(), path.as_bytes()])?;
@@ -88,7 +88,7 @@ pub(in crate::config) fn complete(
     let bytes = to_json(report)?;
     tree.put(
         &named(&[REPORTS.as_bytes(), name.as_bytes()])?,
-        bytes,
+        &bytes,
         PRIVATE,
     );
     Ok(tree)

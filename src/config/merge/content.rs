@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::super::packed::Packed;
 use super::super::report::{Conflict, ConflictKind, NoticeKind, Winner};
 use super::super::tree::{Content, Entry, Kind, Tree};
 use super::super::uci::{Package, Value};
@@ -168,7 +169,7 @@ impl<'a> Contents<'a> {
         self.packages = None;
         let take = match is_new {
             true => Take::New,
-            false => self.take_of(merged.package.print()),
+            false => self.take_of(&merged.package.print()),
         };
         Ok(Outcome {
             take,
@@ -181,7 +182,7 @@ impl<'a> Contents<'a> {
     fn merge_lines(&mut self, judge: &mut Judge) -> Result<Outcome, ConfigError> {
         match self.texts()? {
             Some([b, u, n]) => Ok(Outcome {
-                take: self.take_of(lines::merge(Some(&b), &u, &n)),
+                take: self.take_of(&lines::merge(Some(&b), &u, &n)),
                 merger: Some(Merger::Lines),
                 conflicts: Vec::new(),
                 notices: Vec::new(),
@@ -196,7 +197,7 @@ impl<'a> Contents<'a> {
         };
         if let Some(merged) = text::merge(&b, &u, &n) {
             return Ok(Outcome {
-                take: self.take_of(merged),
+                take: self.take_of(&merged),
                 merger: Some(Merger::Text),
                 conflicts: Vec::new(),
                 notices: Vec::new(),
@@ -208,17 +209,15 @@ impl<'a> Contents<'a> {
     }
 
     /// Merged bytes; those of one version if they are the same.
-    pub(super) fn take_of(&self, bytes: Vec<u8>) -> Take {
-        let content = Content::File {
-            size: bytes.len() as u64,
-            sha256: Digest::of(&bytes),
-        };
+    pub(super) fn take_of(&self, bytes: &[u8]) -> Take {
+        let merged = Packed::new(bytes);
         let [_, u, n] = self.entries();
-        let same = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.content == content);
+        let same =
+            |entry: Option<&Entry>| entry.is_some_and(|entry| entry.content == merged.content());
         match (same(u), same(n)) {
             (true, _) => Take::User,
             (_, true) => Take::New,
-            _ => Take::Merged(bytes.into()),
+            _ => Take::Merged(merged),
         }
     }
 

@@ -25,7 +25,6 @@ mod together;
 mod uci;
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use content::{Contents, Judge};
 use policy::{Disposition, OnConflict, OnDelete, Policy, Rule};
@@ -36,6 +35,7 @@ use table::Row;
 use super::bundle::Services;
 
 use super::carry::owners::{Numbers, Owners};
+use super::packed::Packed;
 use super::report::{
     Action, Conflict, ConflictKind, Notice, NoticeKind, Renumbered, ReportEntry, ServiceChange,
     Winner,
@@ -131,7 +131,7 @@ enum Take {
     User,
     New,
     /// Both's.
-    Merged(Rc<[u8]>),
+    Merged(Packed),
 }
 
 /// What becomes of one path.
@@ -567,7 +567,7 @@ impl Merging<'_> {
             Take::New => result.take(path, new, path, meta),
             Take::Merged(bytes) => {
                 result.take(path, user, path, meta); // its attributes stay
-                result.put(path, Rc::clone(bytes), meta);
+                result.put_packed(path, bytes.clone(), meta);
             }
         }
     }

@@ -17,6 +17,7 @@ use crate::config::report::{
 };
 use crate::config::tree::{Content, Entry, Tree};
 use crate::config::{ConfigError, EntryPath};
+use crate::files::FileError;
 
 const PASSWD: &str = "etc/passwd";
 const GROUP: &str = "etc/group";
@@ -69,7 +70,9 @@ impl Merging<'_> {
         let result =
             |path: &EntryPath| match self.decisions.get(path).map(|decision| &decision.take) {
                 Some(Take::User) => text(user, path),
-                Some(Take::Merged(bytes)) => Ok(bytes.to_vec()),
+                Some(Take::Merged(bytes)) => bytes
+                    .bytes()
+                    .map_err(FileError::at("unpack", path.as_path())),
                 Some(Take::New | Take::Nothing) | None => text(new, path),
             };
         let names = match &self.rules.owners {
@@ -140,7 +143,7 @@ impl Merging<'_> {
                 self.merge.notices.push(notice);
             }
             if let Some(result) = result {
-                self.take_accounts(file, result, conflicts)?;
+                self.take_accounts(file, &result, conflicts)?;
             }
         }
         for renumbered in &found.renumbered {
@@ -187,7 +190,7 @@ impl Merging<'_> {
     fn take_accounts(
         &mut self,
         file: &AccountFile,
-        result: Vec<u8>,
+        result: &[u8],
         conflicts: Vec<Conflict>,
     ) -> Result<(), ConfigError> {
         let mut contents = Contents::new(self.versions, &file.path, file.rule);
@@ -329,7 +332,7 @@ mod tests {
         let mut tree = Tree::default();
         for (path, text) in files {
             let path = EntryPath::new(path.as_bytes()).unwrap();
-            tree.put(&path, text.as_bytes().to_vec(), meta);
+            tree.put(&path, text.as_bytes(), meta);
         }
         tree
     }

@@ -290,7 +290,7 @@ fn tree(texts: &Texts) -> Result<Tree, Problem> {
         if path.is_within("etc/config") {
             Package::parse(text).map_err(|error| format!("{path}: {error}"))?;
         }
-        tree.put(path, text.clone(), meta);
+        tree.put(path, text, meta);
     }
     Ok(tree)
 }

@@ -187,7 +187,7 @@ impl Turn<'_> {
                 }
                 let changed = lines != before;
                 if changed {
-                    side.tree.put(path, lines.print(), NOBODY);
+                    side.tree.put(path, &lines.print(), NOBODY);
                     side.touch(path, "");
                 }
                 Ok(changed)
@@ -436,7 +436,7 @@ fn put_back_lines(side: &mut Side<'_>, path: &EntryPath, kept: &[&Kept]) -> Resu
     }
     if let Some(mut lines) = side.lines(path)? {
         put_back(&mut lines, &removed);
-        side.tree.put(path, lines.print(), NOBODY);
+        side.tree.put(path, &lines.print(), NOBODY);
         side.touch(path, "");
     }
     Ok(())
@@ -455,7 +455,7 @@ fn put_back_entries(side: &mut Side<'_>, op: &Op, kept: &[&Kept]) -> Result<bool
         {
             match (&entry.content, bytes) {
                 (Content::File { .. }, Some(bytes)) => {
-                    before.put(&kept.path, bytes.0.clone(), entry.meta);
+                    before.put(&kept.path, &bytes.0, entry.meta);
                 }
                 (Content::File { .. }, None) => return Ok(false),
                 _ => before.insert(kept.path.clone(), entry.clone(), "".as_ref(), 0),
@@ -547,7 +547,7 @@ impl Op {
                 let before = lines.clone();
                 edit.apply(&mut lines);
                 if lines != before {
-                    side.tree.put(path, lines.print(), NOBODY);
+                    side.tree.put(path, &lines.print(), NOBODY);
                     side.touch(path, "");
                 }
                 lines != before
@@ -600,7 +600,7 @@ impl Op {
                     let before = lines.clone();
                     edit.undo(&mut lines);
                     if lines != before {
-                        side.tree.put(path, lines.print(), NOBODY);
+                        side.tree.put(path, &lines.print(), NOBODY);
                         side.touch(path, "");
                     }
                 }

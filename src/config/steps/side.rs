@@ -48,7 +48,7 @@ impl<'a> Side<'a> {
     }
 
     pub(super) fn put_package(&mut self, path: &EntryPath, package: &Package, otherwise: Meta) {
-        self.tree.put(path, package.print(), otherwise);
+        self.tree.put(path, &package.print(), otherwise);
     }
 
     /// The lines of the file at a path.

@@ -18,7 +18,7 @@ fn path(path: &str) -> EntryPath {
 fn tree(files: &[(&str, &str)]) -> Tree {
     let mut tree = Tree::default();
     for (name, text) in files {
-        tree.put(&path(name), text.as_bytes().to_vec(), META);
+        tree.put(&path(name), text.as_bytes(), META);
     }
     tree
 }
@@ -401,7 +401,7 @@ fn undoing_brings_back_what_was_there_unless_it_was_changed_since() {
     ];
     let meta = META;
     let bytes = now.concat().into_bytes();
-    world.user.put(&path("etc/config/wireless"), bytes, meta);
+    world.user.put(&path("etc/config/wireless"), &bytes, meta);
     let reports = world.to(&[]);
     assert_eq!(reports[0].direction, Direction::Backward);
     let back = [
@@ -429,7 +429,7 @@ fn a_deleted_value_comes_back_to_whom_it_belonged() {
 
     // Among another number of sections, nobody knows which one it was.
     let text = b"config a\n\toption y '1'\nconfig a\n".to_vec();
-    other.user.put(&path("etc/config/test"), text, META);
+    other.user.put(&path("etc/config/test"), &text, META);
     other.to(&[]);
     same_package(
         &other.text("etc/config/test"),
@@ -442,9 +442,7 @@ fn names_and_values_need_not_be_text() {
     let bytes = b"config a\n\toption x '\xff\xfe \\'\n\tlist y '\xe4\"'\n".to_vec();
     let delete = |option: &str| json!({"op": "uci.delete_option", "package": "test", "section": "*", "option": option});
     let mut world = World::new(&[]);
-    world
-        .user
-        .put(&path("etc/config/test"), bytes.clone(), META);
+    world.user.put(&path("etc/config/test"), &bytes, META);
     world.to(&[step(&json!([delete("x"), delete("y")]))]);
     world.to(&[]);
     let back = world
@@ -685,7 +683,7 @@ fn a_deleted_section_stays_away_where_there_is_another_of_its_name() {
     let mut world = World::new(&[("etc/config/test", text)]);
     world.to(&[step(&ops)]);
     let now = b"config b 'one'\n".to_vec();
-    world.user.put(&path("etc/config/test"), now, META);
+    world.user.put(&path("etc/config/test"), &now, META);
     world.to(&[]);
     same_package(
         &world.text("etc/config/test"),
@@ -1005,7 +1003,7 @@ config interface 'lte'
 	option device '/dev/ttyUSB0'
 ";
     let bytes = now.as_bytes().to_vec();
-    world.user.put(&path("etc/config/network"), bytes, META);
+    world.user.put(&path("etc/config/network"), &bytes, META);
     world.to(&[]);
     same_package(
         &world.text("etc/config/network"),
