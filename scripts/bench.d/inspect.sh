@@ -47,6 +47,10 @@ fits() {
     limit_memory $(($1 << 10))
     inside memory timeout -s KILL 20 "$disk/program" --root router --no-reboot --progress=none --json "$disk/image" \
         > answer.json 2> errors || code=$?
+    # A program that was killed is gone when it has written back what it had to; until then it is busy.
+    while read -r _ < "${group[memory]}/cgroup.procs"; do
+        sleep 0.1
+    done
     limit_memory $((1 << 30))
     [ $code = 0 ]
 }
