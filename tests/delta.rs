@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod images;
+mod programs;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use images::{noise, place, places};
+use programs::{fails, succeeds};
 use serde_json::{Value, json};
 
 const PAGE: usize = 4096;
@@ -52,22 +54,6 @@ impl Host {
             "build --board acme,router --version {name} --security 1 --part root={name}.root -o {name} {more}"
         ))
     }
-}
-
-#[track_caller]
-fn succeeds(output: &Output) -> String {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {stderr}", output.status);
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// The command must fail with this code; returns what it says.
-#[track_caller]
-fn fails(output: &Output, code: i32) -> String {
-    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{stderr}");
-    assert_eq!(output.stdout, b"");
-    stderr
 }
 
 /// Pages of noise; equal numbers give equal pages.

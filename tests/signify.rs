@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod images;
+mod programs;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use images::{Pieces, contents, good, key, place, read, reason, trust};
+use programs::{fails, succeeds};
 use serde_json::{Value, json};
 use sysupgrade_rs::digest::Digest;
 use sysupgrade_rs::image::{Encoding, Unverified};
@@ -33,21 +35,6 @@ fn signify(args: &[&str], dir: &Path) -> Output {
 
 fn pack(args: &[&str], dir: &Path) -> Output {
     run(env!("CARGO_BIN_EXE_sysupgrade-pack"), args, dir)
-}
-
-#[track_caller]
-fn succeeds(output: &Output) -> String {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {stderr}", output.status);
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// Runs the command, which must fail with this code; returns what it says.
-#[track_caller]
-fn fails(output: &Output, code: i32) -> String {
-    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{stderr}");
-    stderr
 }
 
 /// A directory with a key pair k.sec, k.pub made by signify.

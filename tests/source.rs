@@ -33,7 +33,7 @@ impl Server {
                 .into_iter()
                 .map(|answer| {
                     let (mut stream, _) = listener.accept().expect("a connection");
-                    let request = request(&mut stream);
+                    let request = web::head(&mut stream);
                     answer.give(&mut stream);
                     request
                 })
@@ -50,19 +50,6 @@ impl Server {
     fn requests(self) -> Vec<String> {
         self.thread.join().expect("the server ran to its end")
     }
-}
-
-/// Reads up to the empty line.
-fn request(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        match stream.read(&mut byte) {
-            Ok(1) => head.push(byte[0]),
-            _ => break,
-        }
-    }
-    String::from_utf8(head).expect("a request is text")
 }
 
 trait Answer {

@@ -1,11 +1,14 @@
 //! Migration steps on the build host: checked, listed, and packed into images.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod programs;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use programs::{fails, succeeds};
 use sysupgrade_rs::config::steps::StepSet;
 
 fn pack(args: &[&str], dir: &Path) -> Output {
@@ -14,20 +17,6 @@ fn pack(args: &[&str], dir: &Path) -> Output {
         .current_dir(dir)
         .output()
         .unwrap()
-}
-
-#[track_caller]
-fn succeeds(output: &Output) -> String {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {stderr}", output.status);
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-#[track_caller]
-fn fails(output: &Output, code: i32) -> String {
-    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{stderr}");
-    stderr
 }
 
 const STEP: &str = "
