@@ -12,6 +12,7 @@ use std::process::{Command, Output};
 use images::{noise, place, places};
 use programs::{fails, succeeds};
 use serde_json::{Value, json};
+use sysupgrade_rs::image::manifest::default_block_size;
 
 const PAGE: usize = 4096;
 
@@ -89,6 +90,21 @@ fn an_image_has_blocks_of_the_size_that_was_asked_for() {
         succeeds(&host.build("a", more));
         let shown = succeeds(&host.pack("inspect a"));
         assert!(shown.contains(blocks), "{more}: {shown}");
+    }
+}
+
+#[test]
+fn long_parts_have_larger_blocks_so_that_tables_stay_short() {
+    const MIB: u64 = 1 << 20;
+    for (longest, kib) in [
+        (0, 64),
+        (512 * MIB, 64),
+        (512 * MIB + 1, 128),
+        (1024 * MIB, 128),
+        (1024 * MIB + 1, 256),
+        (u64::MAX, 1024),
+    ] {
+        assert_eq!(default_block_size(longest), kib << 10, "{longest}");
     }
 }
 

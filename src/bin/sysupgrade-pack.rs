@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::error::Error;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -18,7 +18,7 @@ use sysupgrade_rs::config::engine::ENGINE;
 use sysupgrade_rs::config::steps::{self, CompileError, StepSet};
 use sysupgrade_rs::files::{self, FileError, NewFile};
 use sysupgrade_rs::image::delta::{DeltaError, Running};
-use sysupgrade_rs::image::manifest::{DEFAULT_BLOCK_SIZE, check_block_size};
+use sysupgrade_rs::image::manifest::{check_block_size, default_block_size};
 use sysupgrade_rs::image::openwrt::fwtool;
 use sysupgrade_rs::image::openwrt::metadata::{Metadata, Version};
 use sysupgrade_rs::image::{
@@ -127,9 +127,10 @@ struct Build {
     /// Directory with the migration steps of the new system, which go into the defaults
     #[arg(long, value_name = "DIR", requires = "defaults")]
     migrations: Option<PathBuf>,
-    /// Bytes of a block: a power of two from 4096 to 1048576; delta-report helps to choose
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_BLOCK_SIZE, value_parser = block_size)]
-    block_size: u32,
+    /// Bytes of a block: a power of two from 4096 to 1048576; delta-report helps to choose [default:
+    /// 65536, more if a part has more than 512 MiB]
+    #[arg(long, value_name = "N", value_parser = block_size)]
+    block_size: Option<u32>,
     /// Deflate the parts
     #[arg(long)]
     deflate: bool,
@@ -457,6 +458,12 @@ fn build(args: Build) -> Result<(), PackError> {
         target: openwrt.target,
         board: args.board.first().map(|board| board.replace(',', "_")),
     };
+    // What is no file has no length yet, and is found missing later.
+    let lengths = args.part.iter().map(|part| fs::metadata(&part.path));
+    let longest = lengths.flatten().map(|metadata| metadata.len()).max();
+    let block_size = args
+        .block_size
+        .unwrap_or_else(|| default_block_size(longest.unwrap_or_default()));
     let spec = Spec {
         boards: args.board,
         version: args.version,
@@ -467,7 +474,7 @@ fn build(args: Build) -> Result<(), PackError> {
         parts: args.part,
         defaults: args.defaults,
         generated,
-        block_size: args.block_size,
+        block_size,
         encoding: if args.deflate {
             Encoding::Deflate
         } else {

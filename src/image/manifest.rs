@@ -59,9 +59,6 @@ pub const MAX_CONFIG: u64 = 16 << 20;
 /// Block sizes: a page of the kernel's cache to an erase block of large NAND. Powers of two.
 pub(super) const BLOCK_SIZES: std::ops::RangeInclusive<u32> = (4 << 10)..=(1 << 20);
 
-/// Block size of images unless the builder says otherwise.
-pub const DEFAULT_BLOCK_SIZE: u32 = 64 << 10;
-
 /// A manifest that makes sense. Whether it is to be believed is another question: the one inside
 /// [`Verified`](super::Verified) is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -346,6 +343,19 @@ pub fn check_block_size(size: u32) -> Result<(), String> {
     }
     let (least, most) = (BLOCK_SIZES.start(), BLOCK_SIZES.end());
     Err(format!("possible are powers of two from {least} to {most}"))
+}
+
+/// Block size of an image whose longest part has so many bytes, unless the builder says otherwise: 64 KiB, and
+/// more where it has more than 512 MiB. A router holds the table while it writes: this one has at most 256
+/// KiB, 544 where parts are deflated, up to parts of 8 GiB.
+#[must_use]
+pub fn default_block_size(longest: u64) -> u32 {
+    const MOST: u64 = 8 << 10;
+    let mut size = 64 << 10;
+    while longest.div_ceil(u64::from(size)) > MOST && size < *BLOCK_SIZES.end() {
+        size *= 2;
+    }
+    size
 }
 
 /// Names given twice would make two members one, or write one part of the slot twice.
