@@ -738,16 +738,16 @@ impl<R: Read> Read for ConfigReader<'_, R> {
 /// The raw bytes of a part, as they go to the medium.
 ///
 /// A block is hashed before the first byte of it is handed out; a deflated one before it is
-/// inflated, and again after. One block is held in memory. Errors are [`ImageError`]s inside of
-/// [`io::Error`], see [`ImageError::from_io`].
+/// inflated, and again after. It is read into its place where a reader has room for all of it; else one
+/// block is held in memory. Errors are [`ImageError`]s inside of [`io::Error`], see
+/// [`ImageError::from_io`].
 #[derive(Debug)]
 pub struct PartReader<'a, R> {
     walk: &'a mut Walk<R>,
     part: &'a PartInfo,
     table: BlockTable,
     next_block: u64,
-    /// A block, of which the last `left` bytes have not been handed out. Unchecked bytes are in it
-    /// only while `left` is 0.
+    /// A block, of which the last `left` bytes have not been handed out.
     block: Vec<u8>,
     left: usize,
     inflater: Option<Inflater>,
@@ -798,45 +798,68 @@ impl<'a, R: Read> PartReader<'a, R> {
     /// # Errors
     /// [`ImageError`].
     pub fn skip(&mut self) -> Result<(), ImageError> {
-        while self.load()? {
+        while self.hold()? {
             self.hand_out(self.left);
         }
         Ok(())
     }
 
-    /// Makes sure that there are checked bytes to hand out; false at the end of the part.
-    fn load(&mut self) -> Result<bool, ImageError> {
+    /// Makes sure that there are checked bytes in `block`; false at the end of the part.
+    fn hold(&mut self) -> Result<bool, ImageError> {
         if self.left > 0 {
             return Ok(true);
         }
+        let Some(len) = self.next_len()? else {
+            return Ok(false);
+        };
+        let mut block = std::mem::take(&mut self.block);
+        block.resize(len, 0);
+        let loaded = self.load(&mut block);
+        self.block = block;
+        loaded.map(|()| true)
+    }
+
+    /// Bytes of the next block; nothing at the end of the part.
+    fn next_len(&self) -> Result<Option<usize>, ImageError> {
         if self.failed {
             self.walk.check_idle()?;
         }
-        if self.next_block == self.part.blocks() {
-            return Ok(false);
-        }
-        self.failed = true;
-        self.load_block()?;
-        self.failed = false;
-        Ok(true)
+        let next = self.next_block;
+        Ok((next < self.part.blocks()).then(|| self.block_len(next)))
     }
 
-    fn load_block(&mut self) -> Result<(), ImageError> {
+    fn block_len(&self, number: u64) -> usize {
+        len(u64::from(self.part.block_len(number)))
+    }
+
+    /// Puts the next block, checked, where there is room for it. Nothing is there that was not checked.
+    fn load(&mut self, block: &mut [u8]) -> Result<(), ImageError> {
+        self.failed = true;
+        let loaded = self.load_block(block);
+        if loaded.is_err() {
+            block.fill(0);
+            return loaded;
+        }
+        self.failed = false;
+        self.left = block.len();
+        Ok(())
+    }
+
+    fn load_block(&mut self, block: &mut [u8]) -> Result<(), ImageError> {
         let number = self.next_block;
         let found = match number < self.asked {
             true => None,
-            false => self.find(number)?,
+            false => self.find(number, block)?,
         };
         match found {
             Some(place) => self.pass_over(place, number)?,
-            None => self.fetch(number)?,
+            None => self.fetch(number, block)?,
         }
         self.next_block += 1;
         if self.next_block == self.part.blocks() && found.is_none() {
             let (size, name) = (self.part.stored_size, &self.part.name);
             self.walk.source.padding(size, name)?;
         }
-        self.left = self.block.len();
         Ok(())
     }
 
@@ -854,45 +877,45 @@ impl<'a, R: Read> PartReader<'a, R> {
     }
 
     /// Reads a block from the source.
-    fn fetch(&mut self, number: u64) -> Result<(), ImageError> {
+    fn fetch(&mut self, number: u64, block: &mut [u8]) -> Result<(), ImageError> {
         if self.at_hand.is_some() && number >= self.asked {
-            let (end, len) = self.run(number)?;
+            let (end, len) = self.run(number, block)?;
             self.walk.source.need(len);
             self.asked = end;
         }
         let entry = self.entry(number)?;
-        self.block
-            .resize(len(u64::from(self.part.block_len(number))), 0);
         let source = &mut self.walk.source;
         let inflated = match &mut self.inflater {
             None => {
-                source.fill(&mut self.block, &self.part.name)?;
+                source.fill(block, &self.part.name)?;
                 Ok(())
             }
             Some(inflater) => {
                 let stored = inflater.stored(&entry);
                 source.fill(stored, &self.part.name)?;
-                inflater.inflate(&entry, &mut self.block)
+                inflater.inflate(&entry, block)
             }
         };
         inflated.map_err(|problem| self.bad(number, problem))?;
-        if Digest::of(&self.block) != entry.raw {
+        if Digest::of(block) != entry.raw {
             return Err(self.bad(number, "its bytes are not the signed ones"));
         }
         Ok(())
     }
 
-    /// Looks for a block at hand. It is in `block` then, as it was signed.
-    fn find(&mut self, number: u64) -> Result<Option<Place>, ImageError> {
+    /// Looks for a block at hand. It is at the begin of `room` then, as it was signed.
+    fn find(&mut self, number: u64, room: &mut [u8]) -> Result<Option<Place>, ImageError> {
         let wanted = self.entry(number)?.raw;
+        let len = self.block_len(number);
         let Some(at_hand) = &mut self.at_hand else {
             return Ok(None);
         };
         let offset = number * u64::from(self.part.block_size);
-        self.block
-            .resize(len(u64::from(self.part.block_len(number))), 0);
+        let (part, block) = (
+            &self.part.slot_part,
+            room.get_mut(..len).unwrap_or_default(),
+        );
         Ok([Place::Target, Place::Running].into_iter().find(|place| {
-            let (part, block) = (&self.part.slot_part, &mut self.block);
             at_hand.guess(*place, part, offset, &wanted, block) && Digest::of(block) == wanted
         }))
     }
@@ -921,13 +944,13 @@ impl<'a, R: Read> PartReader<'a, R> {
     }
 
     /// What is worth asking for at once, from a block on that is not at hand: up to which block, and how
-    /// many bytes that is.
-    fn run(&mut self, first: u64) -> Result<(u64, u64), ImageError> {
+    /// many bytes that is. Blocks are looked for in `room`, which has enough of it for the first one.
+    fn run(&mut self, first: u64, room: &mut [u8]) -> Result<(u64, u64), ImageError> {
         let (mut end, mut len) = (first + 1, self.stored(first)?);
         let mut gap = 0;
         for number in first + 1..self.part.blocks() {
             gap += self.stored(number)?;
-            if self.find(number)?.is_none() {
+            if self.find(number, room)?.is_none() {
                 end = number + 1;
                 len += std::mem::take(&mut gap);
             }
@@ -940,14 +963,15 @@ impl<'a, R: Read> PartReader<'a, R> {
 
     /// Passes over the part, and counts what would be fetched of it.
     fn weigh(mut self) -> Result<(), ImageError> {
+        let mut room = vec![0; self.block_len(0)];
         while self.next_block < self.part.blocks() {
             let number = self.next_block;
-            if let Some(place) = self.find(number)? {
+            if let Some(place) = self.find(number, &mut room)? {
                 self.pass_over(place, number)?;
                 self.next_block += 1;
                 continue;
             }
-            let (end, len) = self.run(number)?;
+            let (end, len) = self.run(number, &mut room)?;
             self.next_block = end;
             self.walk.source.pass(len);
             self.walk.source.tally.fetched += len;
@@ -967,7 +991,15 @@ impl<'a, R: Read> PartReader<'a, R> {
 
 impl<R: Read> Read for PartReader<'_, R> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        if bytes.is_empty() || !self.load()? {
+        if self.left == 0
+            && let Some(len) = self.next_len()?
+            && let Some(place) = bytes.get_mut(..len)
+        {
+            self.load(place)?;
+            self.hand_out(len);
+            return Ok(len);
+        }
+        if bytes.is_empty() || !self.hold()? {
             return Ok(0);
         }
         let ready = &self.block[self.block.len() - self.left..];

@@ -313,21 +313,28 @@ fn read_into(image: impl Read, trust: &Trust, outcome: &mut Outcome) -> Result<(
     verified.finish().map(drop)
 }
 
-/// Reads to the end in pieces that fit no block, recording what is handed out. After an error the
-/// reader is asked once more: it must hand out nothing.
+/// Reads to the end, recording what is handed out: in turns with room for more than a block, and in pieces
+/// that fit none. After an error nothing of the image is left in that room, and the reader is asked
+/// once more: it must hand out nothing.
 fn drain(reader: &mut dyn Read, sink: &mut Vec<u8>) -> Result<(), ImageError> {
-    let mut bytes = [0; 1000];
-    loop {
-        match reader.read(&mut bytes) {
+    const UNTOUCHED: u8 = 0xee;
+    let mut room = [0; 2 * BLOCK + 1000];
+    for len in [room.len(), 1000, room.len()].into_iter().cycle() {
+        let bytes = &mut room[..len];
+        bytes.fill(UNTOUCHED);
+        match reader.read(bytes) {
             Ok(0) => return Ok(()),
             Ok(count) => sink.extend(&bytes[..count]),
             Err(error) => {
-                let again = reader.read(&mut bytes);
+                let touched = bytes.iter().find(|byte| ![0, UNTOUCHED].contains(*byte));
+                assert_eq!(touched, None, "left behind by {error}");
+                let again = reader.read(bytes);
                 assert!(again.is_err(), "after an error {again:?}");
                 return Err(ImageError::from_io(error).unwrap());
             }
         }
     }
+    unreachable!("the sizes never end")
 }
 
 /// Reads an image and returns why it was refused, `None` if it was not. Whatever comes of it, no
