@@ -116,6 +116,11 @@ impl<T> Hashing<T> {
         }
     }
 
+    /// How many bytes went through.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     /// What it was around, the bytes that went through, and their digest.
     pub fn finish(self) -> (T, u64, Digest) {
         (self.inner, self.count, self.hasher.finish())

@@ -349,7 +349,7 @@ impl InPlace {
     /// # Errors
     /// When it does not exist, is neither file nor block device, or is in use.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::open_with(path, true, true)
+        Self::open_with(path, true, OFlags::EXCL)
     }
 
     /// Opens for reading and writing a medium of which others use other parts: a boot environment
@@ -358,7 +358,7 @@ impl InPlace {
     /// # Errors
     /// When it does not exist or is neither file nor block device.
     pub fn open_shared(path: &Path) -> Result<Self> {
-        Self::open_with(path, true, false)
+        Self::open_with(path, true, OFlags::empty())
     }
 
     /// Opens for reading only.
@@ -366,10 +366,20 @@ impl InPlace {
     /// # Errors
     /// When it does not exist or is neither file nor block device.
     pub fn open_read_only(path: &Path) -> Result<Self> {
-        Self::open_with(path, false, false)
+        Self::open_with(path, false, OFlags::empty())
     }
 
-    fn open_with(path: &Path, write: bool, exclusive: bool) -> Result<Self> {
+    /// Opens it once more, for reading past the cache. The kernel lets the medium have what was written to the
+    /// place that is read first. Place, length and memory are to be whole pages, and not every medium
+    /// can do it even so.
+    ///
+    /// # Errors
+    /// Where the file system cannot.
+    pub fn open_direct(&self) -> Result<Self> {
+        Self::open_with(&self.path, false, OFlags::DIRECT)
+    }
+
+    fn open_with(path: &Path, write: bool, how: OFlags) -> Result<Self> {
         let open_error = FileError::at("open", path);
         let kind = match fs::metadata(path) {
             Ok(metadata) => metadata.file_type(),
@@ -383,9 +393,9 @@ impl InPlace {
             );
             return Err(open_error(source));
         }
-        let mut flags = OFlags::CLOEXEC;
-        if exclusive && block_device {
-            flags |= OFlags::EXCL;
+        let mut flags = OFlags::CLOEXEC | how;
+        if !block_device {
+            flags.remove(OFlags::EXCL);
         }
         // The flags of the three access modes come from `read` and `write`.
         #[expect(

@@ -8,7 +8,7 @@
 //!  5 BOOT.store   target becomes Unbootable, running slot primary            <- first write, which
 //!                mends an environment in which the boot loader could not count the tries of step 9
 //!  6 FLASH        each block checked, compared with the medium, written where it differs
-//!  7 read back    from the medium, not the cache, against the manifest
+//!  7 read back    from the medium, not the cache, against the manifest; during 6 where the medium can do both
 //!  8 CONFIG       target overlay emptied; keep list -> archive, durable, read again and checked
 //!  9 BOOT.store   target becomes Trial(tries), primary                       <- the one commit
 //! 10 reboot       by the system's own command, once this has returned
@@ -41,7 +41,7 @@ use crate::config::bundle::Scope;
 use crate::config::keep::Listing;
 use crate::config::report::Notice;
 use crate::data::{ArchiveRef, Entry, Installed, Stage, Update, What};
-use crate::digest::{Hasher, Hashing};
+use crate::digest::Hashing;
 use crate::files::{self, FileError};
 use crate::flash::{Device, FlashError, Written};
 use crate::health::Before;
@@ -64,6 +64,13 @@ pub use watch::Watch;
 
 /// The media of the target slot, by part name: opened, or why not, which the plan then refuses.
 pub type Parts = BTreeMap<String, Result<Box<dyn Device>, FlashError>>;
+
+/// What has been read back of the parts, by part name: how much, and its digest in the making.
+type Proofs = BTreeMap<String, Hashing<io::Sink>>;
+
+fn nothing_proven() -> Hashing<io::Sink> {
+    Hashing::new(io::sink())
+}
 
 /// What the caller wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -380,8 +387,8 @@ fn write<R: Read>(
     })?;
 
     let contents = image.contents().clone();
-    let (written, tally) = flash(machine, image, parts, plan.bytes, watch)?;
-    let proven = read_back(machine, &contents, parts, plan.bytes, watch)?;
+    let (written, tally, proofs) = flash(machine, image, parts, plan.bytes, watch)?;
+    read_back(machine, &contents, parts, proofs, plan.bytes, watch)?;
 
     watch.phase(Phase::Config);
     empty_overlay(machine)?;
@@ -397,7 +404,7 @@ fn write<R: Read>(
         version: installed.version,
         slot: machine.name(target).to_owned(),
         cost: Cost {
-            read: written.read + proven,
+            read: written.read + plan.bytes,
             written: written.written,
             unchanged: written.unchanged,
             fetched: tally.fetched,
@@ -435,7 +442,7 @@ fn flash<R: Read>(
     parts: &mut Parts,
     bytes: u64,
     watch: &mut Watch<'_>,
-) -> Result<(Written, Tally), InstallError> {
+) -> Result<(Written, Tally, Proofs), InstallError> {
     watch.phase(Phase::Flash);
     if let Some(wanted) = image.parts_by_blocks() {
         let mut nearby = Nearby::of(machine, wanted);
@@ -446,6 +453,7 @@ fn flash<R: Read>(
     }
     let slot = machine.name(machine.target());
     let mut sum = Written::default();
+    let mut proofs = Proofs::new();
     let mut meter = Meter::new(watch, Phase::Flash, bytes);
     while let Some(member) = image.next_member()? {
         match member {
@@ -456,6 +464,7 @@ fn flash<R: Read>(
                 meter.part.clone_from(&part.name);
                 let device = device(parts, &part.name, slot)?;
                 let mut source = meter.on(bytes);
+                let mut proof = nothing_proven();
                 let written = match device.holds(part.size, &part.sha256) {
                     Ok(true) => skip(source)
                         .map(|()| Written {
@@ -464,40 +473,43 @@ fn flash<R: Read>(
                             ..Written::default()
                         })
                         .map_err(FlashError::Source),
-                    Ok(false) => device.write_image(&mut source, part.size),
+                    Ok(false) => device.write_image(&mut source, part.size, Some(&mut proof)),
                     Err(error) => Err(error),
                 };
                 sum += written.map_err(|error| match error {
                     FlashError::Source(error) => source_error(error, meter.watch),
                     source => InstallError::Flash {
-                        part: part.name,
+                        part: part.name.clone(),
                         slot: slot.to_owned(),
                         source,
                     },
                 })?;
+                proofs.insert(part.name, proof);
             }
         }
     }
-    Ok((sum, image.finish()?))
+    Ok((sum, image.finish()?, proofs))
 }
 
-/// Step 7. Returns how many bytes were read.
+/// Step 7: what has not been read back while it was written.
 fn read_back(
     machine: &Machine,
     contents: &Contents,
     parts: &mut Parts,
+    mut proofs: Proofs,
     bytes: u64,
     watch: &mut Watch<'_>,
-) -> Result<u64, InstallError> {
+) -> Result<(), InstallError> {
     watch.phase(Phase::ReadBack);
     let mut meter = Meter::new(watch, Phase::ReadBack, bytes);
     for part in &contents.parts {
         let slot = machine.name(machine.target()).to_owned();
         let device = device(parts, &part.name, &slot)?;
         meter.part.clone_from(&part.name);
-        let mut hasher = Hasher::new();
+        let mut proof = proofs.remove(&part.name).unwrap_or_else(nothing_proven);
+        meter.count(proof.count());
         device
-            .read_image(part.size, &mut meter.on(&mut hasher))
+            .read_image(proof.count()..part.size, &mut meter.on(&mut proof))
             .map_err(|source| match source {
                 FlashError::Source(_) if meter.watch.stopped() => InstallError::Stopped,
                 source => InstallError::Flash {
@@ -506,14 +518,15 @@ fn read_back(
                     source,
                 },
             })?;
-        if hasher.finish() != part.sha256 {
+        let (_, _, found) = proof.finish();
+        if found != part.sha256 {
             return Err(InstallError::ReadBack {
                 part: part.name.clone(),
                 slot,
             });
         }
     }
-    Ok(bytes)
+    Ok(())
 }
 
 /// The medium of a part. The plan has refused images with other parts than the slot's; should it ever

@@ -128,7 +128,7 @@ impl Bench {
             Carrier::Medium(medium) => {
                 let mut device = flash::open(&self.root(), &self.chips, medium).unwrap();
                 let mut bytes = Vec::new();
-                device.read_image(device.capacity(), &mut bytes).unwrap();
+                device.read_image(0..device.capacity(), &mut bytes).unwrap();
                 bytes
             }
         }
@@ -140,7 +140,7 @@ impl Bench {
             Carrier::Medium(medium) => {
                 let mut device = flash::open(&self.root(), &self.chips, medium).unwrap();
                 let len = bytes.len() as u64;
-                device.write_image(&mut &*bytes, len).unwrap();
+                device.write_image(&mut &*bytes, len, None).unwrap();
             }
         }
     }

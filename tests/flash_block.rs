@@ -4,7 +4,7 @@
 //!     cargo test --test flash_block -- --ignored
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -84,7 +84,7 @@ impl Machine {
         let device = self.find(place);
         let mut device = device.unwrap_or_else(|error| panic!("{name}: {error}"));
         device
-            .write_image(&mut &b"this one"[..], 8)
+            .write_image(&mut &b"this one"[..], 8, None)
             .expect("it can be written");
         let node = fs::read(self.node(name)).expect("it is there");
         assert_eq!(&node[..8], b"this one", "another one than {name}");
@@ -336,7 +336,7 @@ fn an_emmc_boot_partition_is_writable_only_while_it_is_written() {
     assert_eq!(device.capacity(), SIZE as u64);
     assert_eq!(force_ro(&attribute), "1\n", "nothing is changed for a plan");
     let mut old = Vec::new();
-    device.read_image(4, &mut old).expect("it can be read");
+    device.read_image(0..4, &mut old).expect("it can be read");
     assert_eq!(force_ro(&attribute), "1\n");
 
     let mut source = Watching {
@@ -344,12 +344,16 @@ fn an_emmc_boot_partition_is_writable_only_while_it_is_written() {
         seen: Vec::new(),
         bytes: b"loader",
     };
-    device.write_image(&mut source, 6).expect("there is room");
+    device
+        .write_image(&mut source, 6, None)
+        .expect("there is room");
     assert_eq!(source.seen, ["0\n"]);
     let mut new = Vec::new();
-    device.read_image(6, &mut new).expect("it can be read");
+    device.read_image(0..6, &mut new).expect("it can be read");
     assert_eq!(new, b"loader");
-    device.write_image(&mut &b"LOADER"[..], 6).expect("again");
+    device
+        .write_image(&mut &b"LOADER"[..], 6, None)
+        .expect("again");
     drop(device);
     assert_eq!(force_ro(&attribute), "1\n");
 }
@@ -365,7 +369,9 @@ fn an_emmc_boot_partition_is_protected_again_after_an_error() {
         seen: Vec::new(),
         bytes: b"load",
     };
-    let error = device.write_image(&mut source, 6).expect_err("it ends");
+    let error = device
+        .write_image(&mut source, 6, None)
+        .expect_err("it ends");
     assert!(matches!(error, FlashError::Source(_)), "{error:?}");
     assert_eq!(source.seen, ["0\n", "0\n"]);
     drop(device);
@@ -375,7 +381,7 @@ fn an_emmc_boot_partition_is_protected_again_after_an_error() {
     let mut device = machine
         .find(&path("/dev/mmcblk0boot0"))
         .expect("it is there");
-    let error = device.write_image(&mut &too_large[..], SIZE as u64 + 1);
+    let error = device.write_image(&mut &too_large[..], SIZE as u64 + 1, None);
     assert_eq!(error.expect_err("it is").reason(), Reason::TooLarge);
     assert_eq!(force_ro(&attribute), "1\n", "nothing was to be written");
 }
@@ -421,7 +427,8 @@ fn what_differs_is_written_in_runs_of_whole_pages_and_what_does_not_is_left_alon
     let mut image = vec![7; LEN];
     let write = |image: &[u8]| {
         let mut device = machine.find(&path("/dev/sda")).expect("it is there");
-        let (written, ops) = trace::record(|| device.write_image(&mut &image[..], LEN as u64));
+        let (written, ops) =
+            trace::record(|| device.write_image(&mut &image[..], LEN as u64, None));
         let written = written.expect("there is room");
         assert_eq!(written.read, LEN as u64);
         assert_eq!(written.written + written.unchanged, LEN as u64);
@@ -516,7 +523,7 @@ fn what_follows_the_image_on_a_real_device_is_discarded_only_if_asked_for() {
         };
         let written = find(&place)
             .expect("it is free")
-            .write_image(&mut &image[..], 10_000);
+            .write_image(&mut &image[..], 10_000, None);
         assert_eq!(written.expect("there is room").written, 10_000);
         let found = fs::read(&device.file).expect("it is there");
         assert!(found[..10_000] == image, "the image");
@@ -524,7 +531,7 @@ fn what_follows_the_image_on_a_real_device_is_discarded_only_if_asked_for() {
         assert!(found[10_000..kept].iter().all(|byte| *byte == 7), "kept");
         assert!(found[kept..].iter().all(|byte| *byte == 0), "discarded");
         let mut again = find(&place).expect("it is free");
-        let written = again.write_image(&mut &image[..], 10_000);
+        let written = again.write_image(&mut &image[..], 10_000, None);
         assert_eq!(written.expect("there is room").written, 0);
     }
 }
@@ -621,7 +628,7 @@ fn what_is_read_back_comes_from_the_medium_and_not_from_a_cache() {
     let mut found = Vec::new();
     find(&device.place())
         .expect("it is free")
-        .read_image(SIZE as u64, &mut found)
+        .read_image(0..SIZE as u64, &mut found)
         .expect("it can be read");
     assert_eq!((found[4999], found[5000]), (8, 9));
 }
@@ -630,12 +637,93 @@ fn what_is_read_back_comes_from_the_medium_and_not_from_a_cache() {
 #[ignore = "needs root and a loop device"]
 fn a_page_that_only_a_cache_has_right_is_written() {
     let (device, _user) = device_with_stale_cache();
-    let written = find(&device.place())
-        .expect("it is free")
-        .write_image(&mut io::repeat(8), SIZE as u64);
+    let written = find(&device.place()).expect("it is free").write_image(
+        &mut io::repeat(8),
+        SIZE as u64,
+        None,
+    );
     assert_eq!(written.expect("there is room").written, PAGE as u64);
     let medium = fs::read(&device.file).expect("it is there");
     assert!(medium.iter().all(|byte| *byte == 8));
+}
+
+/// Writes an image of so many bytes. How many were read back while it was written, all that was read back, and
+/// the image.
+fn prove(
+    device: &mut BlockDevice,
+    len: usize,
+    meanwhile: &mut dyn FnMut(u64),
+) -> (usize, Vec<u8>, Vec<u8>) {
+    let image: Vec<u8> = (0..len)
+        .map(|at| u8::try_from(at / PAGE % 251).expect("less than 251"))
+        .collect();
+    let mut source = Meanwhile {
+        image: &image,
+        done: 0,
+        meanwhile,
+    };
+    let mut proof = Vec::new();
+    let written = device
+        .write_image(&mut source, len as u64, Some(&mut proof))
+        .expect("there is room");
+    assert_eq!(written.written + written.unchanged, len as u64);
+    let meanwhile = proof.len();
+    device
+        .read_image(meanwhile as u64..len as u64, &mut proof)
+        .expect("it was written");
+    (meanwhile, proof, image)
+}
+
+/// Tells somebody how much of an image has been taken.
+struct Meanwhile<'a> {
+    image: &'a [u8],
+    done: usize,
+    meanwhile: &'a mut dyn FnMut(u64),
+}
+
+impl Read for Meanwhile<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        (self.meanwhile)(self.done as u64);
+        let count = (&self.image[self.done..]).read(bytes)?;
+        self.done += count;
+        Ok(count)
+    }
+}
+
+#[test]
+fn every_byte_is_read_back_once_while_it_is_written_or_afterwards() {
+    const MIB: usize = 1 << 20;
+    let dir = TempDir::new().expect("there is room");
+    let disk = dir.path().join("disk");
+    for len in [1, PAGE, 3 * MIB - 1, 3 * MIB, 7 * MIB + 700] {
+        fs::write(&disk, vec![7; 8 * MIB]).expect("there is room");
+        let mut device = BlockDevice::open(&disk).expect("it is free");
+        let (_, proof, image) = prove(&mut device, len, &mut |_| ());
+        assert!(proof == image, "{len} bytes");
+    }
+}
+
+#[test]
+#[ignore = "needs root and a loop device"]
+fn what_is_read_back_while_it_is_written_comes_from_the_medium_and_not_from_a_cache() {
+    const LEN: usize = 8 << 20;
+    let device = Loop::new(&vec![8; LEN], &[]);
+    let medium = OpenOptions::new().write(true).open(&device.file);
+    let medium = medium.expect("it is there");
+    let mut forgets = |done: u64| {
+        // The cache keeps what it has when the medium has got it.
+        if done == 1 << 20 {
+            let user = File::open(&device.path).expect("it is there");
+            user.sync_all().expect("there is room");
+            medium.write_all_at(b"?", 5000).expect("there is room");
+        }
+    };
+    let mut found = find(&device.place()).expect("it is free");
+    let (meanwhile, proof, mut image) = prove(&mut found, LEN, &mut forgets);
+    assert!(meanwhile > 5000, "{meanwhile} bytes while it was written");
+    assert!(proof != image, "what the medium forgot was in the cache");
+    image[5000] = b'?';
+    assert!(proof == image, "and nothing else");
 }
 
 /// A file system in memory that holds so many MiB.
@@ -662,20 +750,22 @@ impl Drop for SmallFileSystem {
 #[test]
 #[ignore = "needs root and a loop device"]
 fn a_write_that_the_cache_took_and_the_medium_did_not_is_an_error() {
-    const LEN: u64 = 4 << 20;
+    const LEN: u64 = 8 << 20;
     let place = TempDir::new().expect("there is room");
     let _small = SmallFileSystem::mount(place.path(), 1);
     let dir = TempDir::new_in(place.path()).expect("there is room");
     let disk = File::create(dir.path().join("disk")).expect("there is room");
     disk.set_len(LEN).expect("holes need no room");
     let device = Loop::of_disk(dir, &[]);
-    let error = find(&device.place())
-        .expect("it is free")
-        .write_image(&mut io::repeat(1), LEN)
-        .expect_err("a quarter of it fits");
-    assert_eq!(error.reason(), Reason::MediumFailed);
-    let words = format!("cannot sync {}", device.path.display());
-    assert_eq!(error.to_string(), words);
+    let mut found = find(&device.place()).expect("it is free");
+    for proof in [None, Some(&mut io::sink() as &mut dyn Write)] {
+        let error = found
+            .write_image(&mut io::repeat(1), LEN, proof)
+            .expect_err("a part of it fits");
+        assert_eq!(error.reason(), Reason::MediumFailed);
+        let words = format!("cannot sync {}", device.path.display());
+        assert_eq!(error.to_string(), words);
+    }
 }
 
 #[test]
@@ -699,7 +789,7 @@ fn a_device_that_goes_away_in_mid_write_is_told_as_such() {
         chunk: 0,
     };
     let error = found
-        .write_image(&mut source, LEN as u64)
+        .write_image(&mut source, LEN as u64, None)
         .expect_err("it is gone");
     assert_eq!(error.reason(), Reason::MediumFailed);
     let words = "it has gone away in the middle of the work";

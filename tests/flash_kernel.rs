@@ -986,9 +986,13 @@ mod real {
     /// Writes an image, and demands that the same bytes come back.
     fn write(device: &mut dyn Device, bytes: &[u8]) -> Written {
         let len = bytes.len() as u64;
-        let written = device.write_image(&mut &*bytes, len).expect("it fits");
+        let written = device
+            .write_image(&mut &*bytes, len, None)
+            .expect("it fits");
         let mut back = Vec::new();
-        device.read_image(len, &mut back).expect("it was written");
+        device
+            .read_image(0..len, &mut back)
+            .expect("it was written");
         assert!(back == bytes, "another content came back");
         written
     }

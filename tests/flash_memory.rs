@@ -142,10 +142,10 @@ fn ubi() -> Box<dyn Device> {
 /// it began.
 fn pass(mut device: Box<dyn Device>, len: u64) -> u64 {
     let written = device
-        .write_image(&mut io::repeat(0x5a), len)
+        .write_image(&mut io::repeat(0x5a), len, None)
         .expect("written");
     assert_eq!(written.written, len, "all of it differs");
-    device.read_image(len, &mut io::sink()).expect("read");
+    device.read_image(0..len, &mut io::sink()).expect("read");
     sys::peak_memory().expect("/proc is mounted")
 }
 

@@ -85,7 +85,7 @@ fn open(chips: &Chips, place: &UbiPlace) -> Result<UbiDevice, FlashError> {
 }
 
 fn write(chips: &Chips, place: &UbiPlace, image: &[u8]) -> Result<Written, FlashError> {
-    open(chips, place)?.write_image(&mut &image[..], image.len() as u64)
+    open(chips, place)?.write_image(&mut &image[..], image.len() as u64, None)
 }
 
 /// All bytes of a volume that are not damaged.
@@ -99,9 +99,15 @@ fn assert_holds(chips: &Chips, place: &UbiPlace, image: &[u8]) {
     let mut found = Vec::new();
     let mut device = open(chips, place).expect("it was written");
     device
-        .read_image(image.len() as u64, &mut found)
+        .read_image(0..image.len() as u64, &mut found)
         .expect("it was written");
     assert!(found == image, "the volume does not hold the image");
+    let start = image.len() / 3;
+    found.truncate(start);
+    device
+        .read_image(start as u64..image.len() as u64, &mut found)
+        .expect("it was written");
+    assert!(found == image, "from {start} on");
 }
 
 /// What is not to change, whatever happens to `root`.
@@ -196,7 +202,7 @@ fn a_static_volume_is_written_as_a_whole_and_has_the_length_of_the_image() {
     assert_eq!(content(&chips.state(), "root"), Some(image.clone()));
 
     let mut device = open(&chips, &place()).expect("it is there");
-    let error = device.read_image(LEN as u64 + 1, &mut io::sink());
+    let error = device.read_image(0..LEN as u64 + 1, &mut io::sink());
     let error = error.expect_err("the volume ends before");
     assert_eq!(error.reason(), Reason::TooLarge, "{error}");
 }
@@ -339,7 +345,7 @@ fn a_source_that_fails_or_ends_is_told_as_such() {
             let old = bytes(3, LEN);
             let chips = machine_with(volume_type, &old);
             let mut device = open(&chips, &place).expect("it is there");
-            let short = device.write_image(&mut &image[..LEN - 1], LEN as u64);
+            let short = device.write_image(&mut &image[..LEN - 1], LEN as u64, None);
             let error = short.expect_err("a byte is missing");
             assert!(matches!(error, FlashError::Source(_)), "{error:?}");
             if place.replace == Replace::Rename {
@@ -423,7 +429,7 @@ fn leftovers_are_never_removed_while_they_may_be_the_only_good_volume() {
     chips.put_volume("ubi", "root", VolumeType::Static, size, b"");
     damage(&chips);
     let mut device = open(&chips, &renamed(place())).expect("it can be written");
-    let short = device.write_image(&mut &image[1..], LEN as u64);
+    let short = device.write_image(&mut &image[1..], LEN as u64, None);
     short.expect_err("a byte is missing");
     let old = content(&chips.state(), "root-old");
     assert_eq!(old, Some(bytes(3, LEN)), "the good volume");
@@ -515,19 +521,19 @@ fn a_block_that_cannot_be_read_any_more_is_written_again() {
             garbles: false,
         };
         let mut device = UbiDevice::new(Box::new(tired), &place()).expect("it is there");
-        let error = device.read_image(LEN as u64, &mut io::sink());
+        let error = device.read_image(0..LEN as u64, &mut io::sink());
         let error = error.expect_err("it has faded");
         assert_eq!(error.to_string(), "cannot read ubi ubi:root at 0x800");
         let held = device.holds(LEN as u64, &Digest::of(&image));
         assert!(!held.expect("that can be cured"));
-        let written = device.write_image(&mut &image[..], LEN as u64);
+        let written = device.write_image(&mut &image[..], LEN as u64, None);
         let erased = match volume_type {
             VolumeType::Dynamic => 1,
             VolumeType::Static => 5,
         };
         assert_eq!(written.expect("that can be cured").erased, erased);
         device
-            .read_image(LEN as u64, &mut io::sink())
+            .read_image(0..LEN as u64, &mut io::sink())
             .expect("it was written again");
     }
 }
@@ -543,7 +549,7 @@ fn a_volume_that_does_not_hold_what_was_written_never_takes_the_name() {
         garbles: true,
     };
     let mut device = UbiDevice::new(Box::new(tired), &renamed(place())).expect("it is there");
-    let error = device.write_image(&mut &image[..], LEN as u64);
+    let error = device.write_image(&mut &image[..], LEN as u64, None);
     let error = error.expect_err("a bit is wrong");
     assert_eq!(error.to_string(), "cannot verify ubi ubi:root-new at 0x0");
     assert_eq!(content(&chips.state(), "root"), Some(old));
@@ -649,7 +655,7 @@ fn a_flash_that_vanishes_is_an_error_of_the_flash_at_every_operation() {
             let chips = Chips::with_state(&start);
             let mut device = open(&chips, &place).expect("it is there");
             chips.vanish_after(left);
-            let error = device.write_image(&mut &image[..], LEN as u64);
+            let error = device.write_image(&mut &image[..], LEN as u64, None);
             let error = error.expect_err("it has vanished");
             assert_eq!(error.reason(), Reason::MediumFailed, "{name}: {error}");
         }

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, Read, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -141,7 +142,12 @@ impl Device for Recording {
         self.capacity
     }
 
-    fn write_image(&mut self, source: &mut dyn Read, len: u64) -> Result<Written, FlashError> {
+    fn write_image(
+        &mut self,
+        source: &mut dyn Read,
+        len: u64,
+        _proof: Option<&mut dyn Write>,
+    ) -> Result<Written, FlashError> {
         let mut bytes = [0; 100];
         let mut done = 0;
         while done < len {
@@ -159,9 +165,10 @@ impl Device for Recording {
         })
     }
 
-    fn read_image(&mut self, len: u64, sink: &mut dyn Write) -> Result<(), FlashError> {
+    fn read_image(&mut self, range: Range<u64>, sink: &mut dyn Write) -> Result<(), FlashError> {
         let received = self.received.borrow();
-        sink.write_all(&received[..usize::try_from(len).unwrap()])
+        let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).unwrap());
+        sink.write_all(&received[start..end])
             .map_err(FlashError::Source)
     }
 }
@@ -438,22 +445,36 @@ fn a_request_to_stop_ends_the_run_at_every_phase_and_leaves_the_target_unbootabl
     assert_eq!(conditions(&world).1[1], Condition::Trial(3));
 }
 
-/// A medium that gives back something else than it was given.
-struct Failing(Box<dyn Device>);
+/// A medium that gives back something else than it was given: while it is written, or when asked afterwards.
+struct Failing {
+    inner: Box<dyn Device>,
+    proves: bool,
+}
 
 impl Device for Failing {
     fn capacity(&self) -> u64 {
-        self.0.capacity()
+        self.inner.capacity()
     }
 
-    fn write_image(&mut self, source: &mut dyn Read, len: u64) -> Result<Written, FlashError> {
-        self.0.write_image(source, len)
+    fn write_image(
+        &mut self,
+        source: &mut dyn Read,
+        len: u64,
+        proof: Option<&mut dyn Write>,
+    ) -> Result<Written, FlashError> {
+        let written = self.inner.write_image(source, len, None)?;
+        if let Some(proof) = proof.filter(|_| self.proves) {
+            self.read_image(0..len, proof)?;
+        }
+        Ok(written)
     }
 
-    fn read_image(&mut self, len: u64, sink: &mut dyn Write) -> Result<(), FlashError> {
+    fn read_image(&mut self, range: Range<u64>, sink: &mut dyn Write) -> Result<(), FlashError> {
         let mut bytes = Vec::new();
-        self.0.read_image(len, &mut bytes)?;
-        *bytes.last_mut().unwrap() ^= 0x80;
+        self.inner.read_image(range, &mut bytes)?;
+        if let Some(last) = bytes.last_mut() {
+            *last ^= 0x80;
+        }
         sink.write_all(&bytes).map_err(FlashError::Source)
     }
 }
@@ -486,7 +507,12 @@ impl Bootloader for Remembering {
 #[test]
 fn a_medium_that_reads_back_different_is_never_activated() {
     let (world, image) = router();
-    for bad in ["kernel", "root"] {
+    for (bad, proves) in [
+        ("kernel", false),
+        ("root", false),
+        ("kernel", true),
+        ("root", true),
+    ] {
         let mut run = Run::on(&world);
         let stored = Rc::default();
         run.machine.boot = Box::new(Remembering {
@@ -494,8 +520,8 @@ fn a_medium_that_reads_back_different_is_never_activated() {
             stored: Rc::clone(&stored),
         });
         let mut parts = system::open_parts(&run.machine, run.machine.target());
-        let device = parts.remove(bad).unwrap().unwrap();
-        parts.insert(bad.to_owned(), Ok(Box::new(Failing(device))));
+        let inner = parts.remove(bad).unwrap().unwrap();
+        parts.insert(bad.to_owned(), Ok(Box::new(Failing { inner, proves })));
         let error = Run {
             parts: Some(parts),
             ..run

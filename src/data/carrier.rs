@@ -207,7 +207,7 @@ fn write(
     source: &mut dyn Read,
     len: u64,
 ) -> Result<(), DataError> {
-    let written = device.write_image(source, len);
+    let written = device.write_image(source, len, None);
     written.map(drop).map_err(|source| DataError::Flash {
         slot: slot.to_owned(),
         source,
@@ -229,7 +229,7 @@ fn read_frame(
 ) -> Result<Cursor<Vec<u8>>, DataError> {
     let mut read = |len: u64| {
         let mut bytes = Vec::new();
-        let read = device.read_image(len, &mut bytes);
+        let read = device.read_image(0..len, &mut bytes);
         read.map(|()| bytes).map_err(|source| DataError::Flash {
             slot: slot.to_owned(),
             source,

@@ -2,10 +2,13 @@
 //!
 //! The device is read in chunks and compared with the image page by page; only runs of pages that
 //! differ are written. Writing starts while the next chunk is hashed, and one sync ends it; a write
-//! that the cache took and the medium did not is an error there. The cache is dropped before (a failed
-//! write of an earlier run can leave clean pages in the cache that the medium never got) and after, so
-//! that what is read back comes from the medium. It comes through the cache all the same, not by
-//! `O_DIRECT`: the kernel reads ahead then, while what came is hashed.
+//! that the cache took and the medium did not is an error there. The cache is dropped before: a failed
+//! write of an earlier run can leave clean pages in the cache that the medium never got.
+//!
+//! What the medium has is read back past the cache, by `O_DIRECT`, a little behind what is written, as long
+//! as the medium is the slow one: it has something to do then while the processor hashes. The rest, which is
+//! all of it where `O_DIRECT` is unknown, is read afterwards through a cache that was dropped, where the kernel
+//! reads ahead.
 //!
 //! The kernel keeps eMMC boot partitions read-only until somebody writes 0 to `force_ro`. This is done
 //! when they are first written, and undone when the device is dropped; after a power cut the kernel
@@ -16,8 +19,10 @@ mod find;
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{Device, FlashError, Written};
 use crate::board::BlockPlace;
@@ -30,8 +35,19 @@ const PAGE: usize = 4096;
 /// less saves memory, of which two of these are taken.
 const CHUNK: usize = 256 << 10;
 
-/// How much there is to be written back before the medium is set to work.
-const BATCH: u64 = 512 << 10;
+/// How much there is to be written back before the medium is set to work, and how much is read back as one.
+const BATCH: usize = 2 * CHUNK;
+
+/// How much the medium is left to write while what it wrote before is read back. At 20 MB/s this keeps it busy
+/// for 0.1 s, as long as a control group's limit may keep this process from the processor.
+const LEFT_TO_WRITE: u64 = 2 << 20;
+
+/// A process that has worked for more than this part of the time, instead of waiting for the image or the medium,
+/// has no time to spare: waiting for what it reads back would cost some, and afterwards the kernel reads ahead.
+const BUSY: u32 = 5;
+
+/// When that is looked at first; then after twice the time, and so on.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
 
 /// A regular file of fixed size, or a block device.
 #[derive(Debug)]
@@ -141,15 +157,21 @@ impl BlockDevice {
         FlashError::Medium(FileError { verb, path, source })
     }
 
-    fn write_all(&self, source: &mut dyn Read, len: u64) -> Result<Written, FlashError> {
+    fn write_all(
+        &self,
+        source: &mut dyn Read,
+        len: u64,
+        proof: Option<&mut dyn Write>,
+    ) -> Result<Written, FlashError> {
         self.medium.drop_cache()?;
-        let mut buffer = vec![0; 2 * CHUNK];
-        let (new, old) = buffer.split_at_mut(CHUNK);
+        let mut buffer = Buffer::new();
+        let mut proof = proof.map(|sink| Proof::of(&self.medium, sink));
         let mut result = Written::default();
         let mut offset = 0;
         let mut started = 0;
         while offset < len {
             let count = at_most(CHUNK, len - offset);
+            let (new, old) = buffer.pages().split_at_mut(CHUNK);
             let (new, old) = (&mut new[..count], &mut old[..count]);
             source.read_exact(new).map_err(FlashError::Source)?;
             self.medium.read_at(old, offset)?;
@@ -158,9 +180,12 @@ impl BlockDevice {
             result.written += written;
             result.unchanged += count as u64 - written;
             offset += count as u64;
-            if offset - started >= BATCH {
+            if offset - started >= BATCH as u64 {
                 self.medium.start_writeback(started, offset - started);
                 started = offset;
+            }
+            if let Some(proof) = &mut proof {
+                proof.follow(offset, buffer.pages())?;
             }
         }
         self.medium.sync()?;
@@ -169,16 +194,18 @@ impl BlockDevice {
         Ok(result)
     }
 
-    fn read_all(&self, len: u64, sink: &mut dyn Write) -> Result<(), FlashError> {
+    fn read_all(
+        &self,
+        Range { mut start, end }: Range<u64>,
+        sink: &mut dyn Write,
+    ) -> Result<(), FlashError> {
         self.medium.drop_cache()?;
-        let mut buffer = vec![0; 2 * CHUNK];
-        let mut offset = 0;
-        while offset < len {
-            let count = at_most(buffer.len(), len - offset);
-            let chunk = &mut buffer[..count];
-            self.medium.read_at(chunk, offset)?;
-            sink.write_all(chunk).map_err(FlashError::Source)?;
-            offset += count as u64;
+        let mut buffer = Buffer::new();
+        while start < end {
+            let batch = &mut buffer.pages()[..at_most(BATCH, end - start)];
+            self.medium.read_at(batch, start)?;
+            sink.write_all(batch).map_err(FlashError::Source)?;
+            start += batch.len() as u64;
         }
         Ok(())
     }
@@ -222,17 +249,101 @@ impl Device for BlockDevice {
         self.medium.len()
     }
 
-    fn write_image(&mut self, source: &mut dyn Read, len: u64) -> Result<Written, FlashError> {
+    fn write_image(
+        &mut self,
+        source: &mut dyn Read,
+        len: u64,
+        proof: Option<&mut dyn Write>,
+    ) -> Result<Written, FlashError> {
         self.check_length(len)?;
         self.make_writable()?;
-        self.write_all(source, len)
+        self.write_all(source, len, proof)
             .map_err(|error| self.explain(error))
     }
 
-    fn read_image(&mut self, len: u64, sink: &mut dyn Write) -> Result<(), FlashError> {
-        self.check_length(len)?;
-        self.read_all(len, sink)
+    fn read_image(&mut self, range: Range<u64>, sink: &mut dyn Write) -> Result<(), FlashError> {
+        self.check_length(range.end)?;
+        self.read_all(range, sink)
             .map_err(|error| self.explain(error))
+    }
+}
+
+/// What the medium has, read past the cache while more is written.
+struct Proof<'a> {
+    /// `None` once it is not to be read so, or cannot be.
+    medium: Option<InPlace>,
+    sink: &'a mut dyn Write,
+    done: u64,
+    begin: Instant,
+    worked_before: Duration,
+    next_look: Duration,
+}
+
+impl<'a> Proof<'a> {
+    fn of(medium: &InPlace, sink: &'a mut dyn Write) -> Self {
+        Self {
+            medium: medium.open_direct().ok(),
+            sink,
+            done: 0,
+            begin: Instant::now(),
+            worked_before: processor_time(),
+            next_look: FIRST_LOOK,
+        }
+    }
+
+    /// Reads a batch, if so much has been written up to `offset` that the medium has something left to do.
+    fn follow(&mut self, offset: u64, batch: &mut [u8]) -> Result<(), FlashError> {
+        let len = batch.len() as u64;
+        let Some(medium) = &self.medium else {
+            return Ok(());
+        };
+        if offset - self.done < LEFT_TO_WRITE + len {
+            return Ok(());
+        }
+        if let Err(error) = medium.read_at(batch, self.done) {
+            // If it was a write that failed, the sync tells.
+            log::debug!("past the cache: {error}: {}", error.source);
+            self.medium = None;
+            return Ok(());
+        }
+        self.done += len;
+        self.sink.write_all(batch).map_err(FlashError::Source)?;
+        self.look();
+        Ok(())
+    }
+
+    /// Leaves the rest for afterwards if there is no time to spare.
+    fn look(&mut self) {
+        let passed = self.begin.elapsed();
+        if passed < self.next_look {
+            return;
+        }
+        self.next_look = passed * 2;
+        let worked = processor_time().saturating_sub(self.worked_before);
+        if worked > passed / BUSY {
+            self.medium = None;
+        }
+    }
+}
+
+/// What this process has had of the processor.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::ProcessCPUTime)
+        .try_into()
+        .unwrap_or_default()
+}
+
+/// A batch of bytes that begins at a page, as reads past the cache want it.
+struct Buffer(Vec<u8>);
+
+impl Buffer {
+    fn new() -> Self {
+        Self(vec![0; BATCH + PAGE])
+    }
+
+    fn pages(&mut self) -> &mut [u8] {
+        let start = self.0.as_ptr().align_offset(PAGE).min(PAGE);
+        &mut self.0[start..start + BATCH]
     }
 }
 

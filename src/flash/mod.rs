@@ -14,7 +14,7 @@ pub mod mtd;
 pub mod ubi;
 
 use std::io::{self, Read, Write};
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Range};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -73,16 +73,24 @@ pub trait Device {
     /// Makes the medium hold the `len` bytes of `source`; what it holds already is not written
     /// again. Returns when the medium, not a cache, holds them.
     ///
+    /// A medium that can be read past any cache while more is written may give `proof` what it then holds, from
+    /// the first byte on and as far as that saves time. The rest is left to [`read_image`](Self::read_image).
+    ///
     /// # Errors
-    /// [`FlashError::Source`] if `source` fails, others if the device does. The medium then holds a
+    /// [`FlashError::Source`] if `source` or `proof` fails, others if the device does. The medium then holds a
     /// mixture of old and new bytes and must not be booted.
-    fn write_image(&mut self, source: &mut dyn Read, len: u64) -> Result<Written, FlashError>;
+    fn write_image(
+        &mut self,
+        source: &mut dyn Read,
+        len: u64,
+        proof: Option<&mut dyn Write>,
+    ) -> Result<Written, FlashError>;
 
-    /// Copies the first `len` bytes from the medium, past any cache, into `sink`.
+    /// Copies these bytes from the medium, past any cache, into `sink`.
     ///
     /// # Errors
     /// As [`write_image`](Self::write_image), with [`FlashError::Source`] for an error of `sink`.
-    fn read_image(&mut self, len: u64, sink: &mut dyn Write) -> Result<(), FlashError>;
+    fn read_image(&mut self, range: Range<u64>, sink: &mut dyn Write) -> Result<(), FlashError>;
 }
 
 /// Where raw flash is: [`Kernel`], or the simulated chips of the tests.

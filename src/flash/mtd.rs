@@ -17,6 +17,7 @@
 //! first block says it, too, being erased before any other changes and programmed behind all.
 
 use std::io::{self, Read, Write};
+use std::ops::Range;
 
 use rustix::io::Errno;
 
@@ -220,7 +221,12 @@ impl Device for MtdDevice {
         self.blocks.len() as u64 * u64::from(self.raw.geometry().erase_size)
     }
 
-    fn write_image(&mut self, source: &mut dyn Read, len: u64) -> Result<Written, FlashError> {
+    fn write_image(
+        &mut self,
+        source: &mut dyn Read,
+        len: u64,
+        _proof: Option<&mut dyn Write>,
+    ) -> Result<Written, FlashError> {
         self.check_length(len)?;
         let mut new = self.buffer();
         let mut pass = Pass::over(self);
@@ -241,21 +247,28 @@ impl Device for MtdDevice {
         Ok(pass.done)
     }
 
-    fn read_image(&mut self, len: u64, sink: &mut dyn Write) -> Result<(), FlashError> {
-        self.check_length(len)?;
+    fn read_image(
+        &mut self,
+        Range { mut start, end }: Range<u64>,
+        sink: &mut dyn Write,
+    ) -> Result<(), FlashError> {
+        self.check_length(end)?;
         let mut bytes = self.buffer();
-        let mut rest = len;
-        for &offset in &self.blocks {
-            let count = at_most(&bytes, rest);
-            if count == 0 {
-                break;
+        let mut block_end = 0;
+        for &block in &self.blocks {
+            let block_start = block_end;
+            block_end += bytes.len() as u64;
+            if (start..end).is_empty() || block_end <= start {
+                continue;
             }
+            let offset = block + (start - block_start);
+            let piece = at_most(&bytes, end.min(block_end) - start);
+            let bytes = &mut bytes[..piece];
             self.raw
-                .read(offset, &mut bytes[..count])
+                .read(offset, bytes)
                 .map_err(|source| self.failed("read", offset, source))?;
-            sink.write_all(&bytes[..count])
-                .map_err(FlashError::Source)?;
-            rest -= count as u64;
+            sink.write_all(bytes).map_err(FlashError::Source)?;
+            start += piece as u64;
         }
         Ok(())
     }

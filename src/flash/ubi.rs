@@ -20,6 +20,7 @@
 //! itself is damaged: then they go last, since one of them may be the only whole volume.
 
 use std::io::{self, Read, Write};
+use std::ops::Range;
 
 use rustix::io::Errno;
 
@@ -358,7 +359,7 @@ impl UbiDevice {
         let mut written = self.update(&volume, &mut source, len)?;
         let (_, _, expected) = source.finish();
         let mut found = Hasher::new();
-        self.copy(&new, len, &mut found)?;
+        self.copy(&new, 0..len, &mut found)?;
         written.read += len;
         if found.finish() != expected {
             let source = io::Error::new(
@@ -394,18 +395,23 @@ impl UbiDevice {
         released.map_err(self.refused(name, "its block device cannot be taken away"))
     }
 
-    /// Copies the first `len` bytes of a volume.
-    fn copy(&mut self, name: &str, len: u64, sink: &mut dyn Write) -> Result<(), FlashError> {
+    /// Copies these bytes of a volume.
+    fn copy(
+        &mut self,
+        name: &str,
+        Range { start, end }: Range<u64>,
+        sink: &mut dyn Write,
+    ) -> Result<(), FlashError> {
         let Some(volume) = self.volume(name)? else {
             return Err(self.unusable(name, "it has gone away"));
         };
-        if len > volume.data_bytes {
-            return Err(self.too_large(volume.data_bytes, len));
+        if end > volume.data_bytes {
+            return Err(self.too_large(volume.data_bytes, end));
         }
         let mut bytes = vec![0; volume.usable_leb_size as usize];
-        let mut offset = 0;
-        while offset < len {
-            let rest = usize::try_from(len - offset);
+        let mut offset = start;
+        while offset < end {
+            let rest = usize::try_from(end - offset);
             let count = rest.map_or(bytes.len(), |rest| rest.min(bytes.len()));
             let read = self.raw.read(name, offset, &mut bytes[..count]);
             read.map_err(self.failed("read", name, offset))?;
@@ -521,7 +527,7 @@ impl Device for UbiDevice {
             return Ok(false);
         }
         let mut hasher = Hasher::new();
-        match self.copy(&name, len, &mut hasher) {
+        match self.copy(&name, 0..len, &mut hasher) {
             Ok(()) => Ok(hasher.finish() == *digest),
             // To write it again is the cure.
             Err(FlashError::Flash { source, .. }) if is_uncorrectable(&source) => Ok(false),
@@ -529,7 +535,12 @@ impl Device for UbiDevice {
         }
     }
 
-    fn write_image(&mut self, source: &mut dyn Read, len: u64) -> Result<Written, FlashError> {
+    fn write_image(
+        &mut self,
+        source: &mut dyn Read,
+        len: u64,
+        _proof: Option<&mut dyn Write>,
+    ) -> Result<Written, FlashError> {
         let (way, capacity) = self.outlook()?;
         if len > capacity {
             return Err(self.too_large(capacity, len));
@@ -558,8 +569,8 @@ impl Device for UbiDevice {
         Ok(written)
     }
 
-    fn read_image(&mut self, len: u64, sink: &mut dyn Write) -> Result<(), FlashError> {
+    fn read_image(&mut self, range: Range<u64>, sink: &mut dyn Write) -> Result<(), FlashError> {
         let name = self.place.volume.clone();
-        self.copy(&name, len, sink)
+        self.copy(&name, range, sink)
     }
 }

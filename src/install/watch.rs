@@ -91,8 +91,8 @@ impl<'w, 'a> Meter<'w, 'a> {
         Metered { meter: self, inner }
     }
 
-    fn count(&mut self, bytes: usize) {
-        self.done += bytes as u64;
+    pub(super) fn count(&mut self, bytes: u64) {
+        self.done += bytes;
         let (phase, part, done, total) = (self.phase, self.part.clone(), self.done, self.total);
         (self.watch.tell)(Event::Progress {
             phase,
@@ -120,7 +120,7 @@ impl<T: Read> Read for Metered<'_, '_, '_, T> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.meter.go_on()?;
         let count = self.inner.read(bytes)?;
-        self.meter.count(count);
+        self.meter.count(count as u64);
         Ok(count)
     }
 }
@@ -129,7 +129,7 @@ impl<T: Write> Write for Metered<'_, '_, '_, T> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.meter.go_on()?;
         let count = self.inner.write(bytes)?;
-        self.meter.count(count);
+        self.meter.count(count as u64);
         Ok(count)
     }
 

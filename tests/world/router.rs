@@ -157,7 +157,7 @@ impl Router {
                 }
                 if slot == Slot::First {
                     let mut device = flash::open(&self.dir, &*self.flash, medium)?;
-                    device.write_image(&mut &*system, system.len() as u64)?;
+                    device.write_image(&mut &*system, system.len() as u64, None)?;
                 }
             }
         }
